@@ -1,0 +1,39 @@
+// Package reqtool finds the outside programs that tests compare us with.
+//
+// A missing program skips the test on a developer's machine and fails it where
+// REPLICAD_REQUIRE names the program, so that a CI run can never be green
+// because its oracle was not installed.
+package reqtool
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// sbin holds the places outside an ordinary user's PATH where Debian puts
+// administration programs such as drbdmeta and mkfs.ext4.
+var sbin = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
+
+// Path returns the full path of the program name. When it is not installed
+// the test is skipped, or failed if the comma-separated list in the
+// environment variable REPLICAD_REQUIRE contains name.
+func Path(t testing.TB, name string) string {
+	t.Helper()
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, dir := range sbin {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path
+		}
+	}
+	if slices.Contains(strings.Split(os.Getenv("REPLICAD_REQUIRE"), ","), name) {
+		t.Fatalf("%s is not installed, and REPLICAD_REQUIRE names it", name)
+	}
+	t.Skipf("%s is not installed", name)
+	return ""
+}
