@@ -42,17 +42,17 @@ const (
 
 	kindControlFirst
 
-	KindRecvAck         // Vol, Seq: protocol B: the write is in the peer's memory.
-	KindWriteAck        // Vol, Seq: the peer's backing device completed the write.
-	KindNegAck          // Vol, Seq, Off, Len: the peer failed to write.
-	KindBarrierAck      // Seq = epoch, Arg = number of writes the receiver counted in it. The epoch is on stable storage.
-	KindResyncWriteAck  // Vol, Seq, Off, Len: the SyncTarget wrote a resync block (not yet stable).
-	KindResyncNegAck    // Vol, Seq, Off, Len: the SyncTarget failed to write a resync block.
-	KindResyncNegReply  // Vol, Seq, Off, Len: the source could not read a requested resync block.
-	KindReadNegReply    // Vol, Seq: the peer could not read for a KindReadRequest.
-	KindStateReply      // Seq = request id, Arg = result code (int64 of the state error, 1 = success).
-	KindPing            // Arg = nonce.
-	KindPingAck         // Arg = nonce of the ping.
+	KindRecvAck        // Vol, Seq: protocol B: the write is in the peer's memory.
+	KindWriteAck       // Vol, Seq: the peer's backing device completed the write.
+	KindNegAck         // Vol, Seq, Off, Len: the peer failed to write.
+	KindBarrierAck     // Seq = epoch, Arg = number of writes the receiver counted in it. The epoch is on stable storage.
+	KindResyncWriteAck // Vol, Seq, Off, Len: the SyncTarget wrote a resync block (not yet stable).
+	KindResyncNegAck   // Vol, Seq, Off, Len: the SyncTarget failed to write a resync block.
+	KindResyncNegReply // Vol, Seq, Off, Len: the source could not read a requested resync block.
+	KindReadNegReply   // Vol, Seq: the peer could not read for a KindReadRequest.
+	KindStateReply     // Seq = request id, Arg = result code (int64 of the state error, 1 = success).
+	KindPing           // Arg = nonce.
+	KindPingAck        // Arg = nonce of the ping.
 	kindMax
 )
 
@@ -108,14 +108,14 @@ func (m *Msg) HasPayload() bool {
 // Params are the link-wide settings both ends must agree on (DRBD 8.4
 // parameter packet), plus what the sender wants of this connect.
 type Params struct {
-	Protocol          byte   `msgpack:"p"` // 'A', 'B' or 'C'
-	AfterSB0          string `msgpack:"s0"`
-	AfterSB1          string `msgpack:"s1"`
-	AfterSB2          string `msgpack:"s2"`
-	AllowTwoPrimaries bool   `msgpack:"tp"`
-	IntegrityAlg      string `msgpack:"ia"`
-	DiscardMyData     bool   `msgpack:"dm"`
-	Tentative         bool   `msgpack:"dr"`
+	Protocol          byte     `msgpack:"p"` // 'A', 'B' or 'C'
+	AfterSB0          string   `msgpack:"s0"`
+	AfterSB1          string   `msgpack:"s1"`
+	AfterSB2          string   `msgpack:"s2"`
+	AllowTwoPrimaries bool     `msgpack:"tp"`
+	IntegrityAlg      string   `msgpack:"ia"`
+	DiscardMyData     bool     `msgpack:"dm"`
+	Tentative         bool     `msgpack:"dr"`
 	Volumes           []uint16 `msgpack:"v"` // ascending
 }
 

@@ -1,0 +1,220 @@
+package core
+
+import "replicad/wire"
+
+// change is the one place where a volume's state changes. The wanted state is
+// sanitised (consequences filled in), applied, announced, and its
+// after-effects carried out. Whether it is allowed was decided before.
+func (n *Node) change(v *volume, edit func(*State)) {
+	old, want := v.st, v.st
+	edit(&want)
+	s, lines := Sanitize(old, want, n.rules(v))
+	if s == old {
+		return
+	}
+	v.st = s
+	for _, line := range lines {
+		n.log(v, LevelInfo, "%s", line)
+	}
+	n.log(v, LevelInfo, "%s", old.Diff(s))
+	n.act(Action{Kind: ActState, Vol: int32(v.id), Old: old, New: s})
+	n.afterChange(v, old)
+}
+
+// changeAll applies one edit to every volume.
+func (n *Node) changeAll(edit func(*State)) {
+	for _, v := range n.vols {
+		n.change(v, edit)
+	}
+}
+
+func (n *Node) rules(v *volume) Rules {
+	r := Rules{
+		TwoPrimaries: n.cfg.Net.AllowTwoPrimaries, Fencing: v.cfg.Fencing, OnNoData: v.cfg.OnNoData,
+		HasNet: v.st.Conn != StandAlone, Open: v.opens > 0, ProtocolVersion: 101,
+		ExposedCurrent: v.shownCurrent(), MetaCurrent: v.gen.Current, AttachDisk: v.attachDisk(),
+	}
+	for _, other := range n.vols {
+		if other != v && other.st.Peer == Primary {
+			r.OtherPeerPrimary = true
+		}
+	}
+	return r
+}
+
+// shownCurrent is the generation that clients were shown last; with nothing
+// shown, the disk's own is as good.
+func (v *volume) shownCurrent() uint64 {
+	if v.exposed == 0 {
+		return v.gen.Current
+	}
+	return v.exposed
+}
+
+// attachDisk is the state the disk would have by its own metadata alone.
+func (v *volume) attachDisk() Disk {
+	return AttachDisk(v.disk.super.flags, v.cfg.Fencing)
+}
+
+// metaFlags are the superblock flags that belong to the volume's state now.
+func (v *volume) metaFlags() MetaFlags {
+	was := v.disk.super.flags &^ FlagFullSync
+	if v.fullSync {
+		was |= FlagFullSync
+	}
+	return FlagsFor(v.st, was, v.crashed, !v.cfg.ALUpdates)
+}
+
+func (n *Node) afterChange(v *volume, old State) {
+	if v.st.Disk == UpToDate && v.st.PDisk == UpToDate && v.st.Conn >= Connected {
+		v.crashed = false
+	}
+	if v.st.Disk == Diskless && old.Disk == Negotiating {
+		v.disk.leaving = true // Sanitize gave it up; finishDetach closes it
+	}
+	n.pauseLog(v)
+	n.updateGate(v)
+	if lostContact(old.PDisk, v.st.PDisk) {
+		n.lostPeerData(v)
+	}
+	if v.disk.bm != nil && v.st.Disk > Failed && v.metaFlags() != v.disk.super.flags {
+		n.saveSuper(v, func(bool) {})
+	}
+}
+
+// lostContact reports whether the peer's data went out of reach between two
+// peer disk states (DRBD 8.4 after_state_ch).
+func lostContact(was, is Disk) bool {
+	switch was {
+	case Inconsistent, Consistent, UpToDate:
+		return is < Inconsistent || is == DUnknown || is == Outdated
+	case DUnknown:
+		return is == Diskless || is == Failed || is == Outdated
+	}
+	return false
+}
+
+// lostPeerData starts a new data generation where the peer's copy falls
+// behind from now on: on a Primary, and on the node that serves a Primary
+// whose own disk is dead. Nothing is acknowledged to anyone on the new
+// generation before its id is durable.
+func (n *Node) lostPeerData(v *volume) {
+	serving := v.st.Role == Secondary && v.st.Peer == Primary && v.st.PDisk <= Failed && n.connected()
+	if v.st.Disk == UpToDate && v.gen.Bitmap == 0 && (v.st.Role == Primary || serving) && !mutant(MutNoRotation) {
+		n.newGeneration(v, serving)
+	}
+	if n.connected() {
+		n.loseSent(v) // the peer's cache died with its disk
+	}
+}
+
+// newGeneration rotates the current generation id and holds the data path
+// until that is durable.
+func (n *Node) newGeneration(v *volume, serving bool) {
+	v.gen = v.gen.Rotate(n.newUUID(), v.st.Role == Primary)
+	v.exposed = v.gen.Current
+	n.log(v, LevelInfo, "new current UUID %s", v.gen)
+	if serving {
+		n.incoming.holds++
+		n.saveSuper(v, func(bool) {
+			n.incoming.holds--
+			n.sendUUIDs(v)
+			n.drainIncoming()
+		})
+		return
+	}
+	n.freeze()
+	n.saveSuper(v, func(bool) { n.thaw() })
+}
+
+// newUUID draws a generation id that is none of the special values.
+func (n *Node) newUUID() uint64 {
+	for {
+		if u := n.random() &^ 1; u > UUIDJustCreated {
+			return u
+		}
+	}
+}
+
+// --- the gate of local reads
+
+// updateGate opens or closes the way by which reads reach the local disk
+// without passing the core.
+func (n *Node) updateGate(v *volume) {
+	want := v.st.Role == Primary && v.st.Disk == UpToDate && !v.gateHeld
+	switch {
+	case want && !v.gateOpen && !v.gateClosing:
+		v.gateOpen = true
+		n.act(Action{Kind: ActOpenGate, Vol: int32(v.id)})
+	case !want && v.gateOpen:
+		n.closeGate(v, func() {})
+	}
+}
+
+// closeGate calls then when no read bypasses the core any more.
+func (n *Node) closeGate(v *volume, then func()) {
+	if v.gateClosing {
+		v.gateThen = append(v.gateThen, then)
+		return
+	}
+	if !v.gateOpen {
+		then()
+		return
+	}
+	v.gateOpen, v.gateClosing = false, true
+	v.gateThen = append(v.gateThen, then)
+	o := n.internal(v, func(IOResult, Buf) {
+		v.gateClosing = false
+		waiting := v.gateThen
+		v.gateThen = nil
+		for _, then := range waiting {
+			then()
+		}
+		n.updateGate(v)
+	})
+	n.act(Action{Kind: ActCloseGate, Vol: int32(v.id), Op: o.id})
+}
+
+// --- telling the peer
+
+func (n *Node) sendUUIDs(v *volume) {
+	u := &wire.UUIDs{Current: v.gen.Current, Bitmap: v.gen.Bitmap, H1: v.gen.H1, H2: v.gen.H2}
+	if v.disk.bm != nil {
+		u.Bits = v.disk.bm.Count()
+	} else {
+		*u = wire.UUIDs{Current: v.exposed}
+	}
+	if n.discard {
+		u.Flags |= wire.UUIDFlagDiscardMyData
+	}
+	if v.crashed {
+		u.Flags |= wire.UUIDFlagCrashedPrimary
+	}
+	if v.effectiveDisk() <= Inconsistent {
+		u.Flags |= wire.UUIDFlagInconsistent
+	}
+	n.send(wire.Msg{Kind: wire.KindUUIDs, Vol: v.id, Body: u}, 0)
+}
+
+// effectiveDisk is the disk state, or what it will be once the handshake is over.
+func (v *volume) effectiveDisk() Disk {
+	if v.st.Disk == Negotiating {
+		return v.attachDisk()
+	}
+	return v.st.Disk
+}
+
+func (n *Node) sendSizes(v *volume) {
+	n.send(wire.Msg{Kind: wire.KindSizes, Vol: v.id, Body: &wire.Sizes{Disk: v.disk.bytes, User: v.disk.user, Current: v.size}}, 0)
+}
+
+// sendState tells the peer this node's view. It is sent after changes of role
+// or disk that the peer cannot know; the steps of a resync, which both ends
+// take by themselves, send none, so that no late report undoes them.
+func (n *Node) sendState(v *volume) {
+	if !n.link.up || !n.hs.sent {
+		return
+	}
+	s := &wire.State{Role: uint8(v.st.Role), Peer: uint8(v.st.Peer), Conn: uint8(v.st.Conn), Disk: uint8(v.st.Disk), PDisk: uint8(v.st.PDisk)}
+	n.send(wire.Msg{Kind: wire.KindState, Vol: v.id, Body: s}, 0)
+}

@@ -1,0 +1,434 @@
+package core
+
+import "replicad/wire"
+
+// command is an administrator's request being carried out. Commands run one
+// at a time. Each is a list of phases; run is called again whenever something
+// changed, and reports whether it got further.
+type command struct {
+	*Command
+	run      func(n *Node, c *command) bool
+	phase    int
+	pending  int  // continuations that must return before the next phase
+	failed   bool // one of them said no
+	reqID    uint64
+	asked    bool
+	reply    StateErr // 0 = not here yet
+	until    Time     // 0, or when a wait ends
+	tries    int
+	forced   bool
+	linkLost bool
+	undo     []func()
+}
+
+var commandRuns = map[CommandKind]func(*Node, *command) bool{
+	CmdPrimary: (*Node).runPrimary, CmdSecondary: (*Node).runSecondary,
+	CmdConnect: (*Node).runConnect, CmdDisconnect: (*Node).runDisconnect,
+	CmdDetach: (*Node).runDetach, CmdInvalidate: (*Node).runInvalidate, CmdInvalidateRemote: (*Node).runInvalidate,
+	CmdOutdate: (*Node).runOutdate, CmdConfig: (*Node).runConfig,
+}
+
+// runCommand gets the current command, or the next one, a step further.
+func (n *Node) runCommand() bool {
+	if n.cmd == nil {
+		if len(n.cmdQueue) == 0 {
+			return false
+		}
+		c := n.cmdQueue[0]
+		n.cmdQueue = n.cmdQueue[1:]
+		n.cmd = &command{Command: c, run: commandRuns[c.Kind]}
+		if n.cmd.run == nil {
+			panic("core: command of unknown kind")
+		}
+	}
+	c := n.cmd
+	if c.pending > 0 {
+		return false
+	}
+	return c.run(n, c)
+}
+
+// finish answers the command; the next may start.
+func (n *Node) finish(c *command, err StateErr) bool {
+	for _, undo := range c.undo {
+		undo()
+	}
+	if err == NothingToDo {
+		err = Success
+	}
+	n.cmd = nil
+	n.act(Action{Kind: ActCommandDone, Cmd: c.ID, Err: err})
+	return true
+}
+
+// await returns a continuation that the current phase waits for.
+func (c *command) await() func(ok bool) {
+	c.pending++
+	return func(ok bool) {
+		c.pending--
+		c.failed = c.failed || !ok
+	}
+}
+
+func (n *Node) commandDeadline(d *deadline) {
+	if n.cmd != nil && n.cmd.until != 0 {
+		d.add(n.cmd.until)
+	}
+}
+
+func (n *Node) commandLinkDown() {
+	if n.cmd != nil {
+		n.cmd.linkLost = true
+	}
+}
+
+// targets lists the volumes a command means.
+func (n *Node) targets(vol int32) []*volume {
+	if vol < 0 {
+		return n.vols
+	}
+	if v := n.findVolume(uint16(vol)); v != nil {
+		return []*volume{v}
+	}
+	return nil
+}
+
+// --- cluster-wide changes
+
+// ask requests the peer's consent to a change.
+func (n *Node) ask(c *command, r wire.StateReq) {
+	n.stateReqID++
+	r.ID = n.stateReqID
+	c.reqID, c.asked, c.reply, c.linkLost = r.ID, true, 0, false
+	n.send(wire.Msg{Kind: wire.KindStateReq, Body: &r}, 0)
+	n.ping() // a dead link is found out soon
+}
+
+func (n *Node) stateReply(id uint64, err StateErr) {
+	if c := n.cmd; c != nil && c.asked && c.reqID == id && c.reply == 0 {
+		c.reply = err
+		c.asked = false
+	}
+}
+
+// stateRequested answers the peer's request for consent. When both ask at
+// once, the holder of the token refuses.
+func (n *Node) stateRequested(r *wire.StateReq) {
+	err := n.judgeRequest(r)
+	n.send(wire.Msg{Kind: wire.KindStateReply, Seq: r.ID, Arg: uint64(int64(err))}, 0)
+	if err != Success {
+		return
+	}
+	for _, v := range n.targets(r.Vol) {
+		n.applyRequest(v, r)
+	}
+}
+
+func (n *Node) judgeRequest(r *wire.StateReq) StateErr {
+	if r.Role > uint8(Secondary) || Disk(r.Disk) > UpToDate+1 || r.Conn >= uint8(connEnd) || n.targets(r.Vol) == nil {
+		n.protocolError("invalid state request")
+		return ErrRefusedByPeer
+	}
+	if c := n.cmd; c != nil {
+		if c.asked && n.link.token {
+			return ErrConcurrent
+		}
+		if c.Kind == CmdPrimary && c.phase >= primaryDrain && Role(r.Role) == Primary {
+			return ErrTwoPrimaries
+		}
+	}
+	for _, v := range n.targets(r.Vol) {
+		want, ok := requested(v.st, r)
+		if !ok {
+			return ErrRefusedByPeer
+		}
+		if _, err := Check(v.st, want, n.rules(v)); err.Failed() {
+			return err
+		}
+		if Conn(r.Conn) == Disconnecting && v.st.Role == Primary && v.st.Disk < UpToDate && !r.Force {
+			return ErrNoUpToDateDisk
+		}
+	}
+	return Success
+}
+
+// requested mirrors what the peer wants for itself into our view.
+func requested(s State, r *wire.StateReq) (State, bool) {
+	if r.Role != 0 {
+		s.Peer = Role(r.Role)
+	}
+	if r.Disk != 0 {
+		s.PDisk = Disk(r.Disk - 1)
+	}
+	switch Conn(r.Conn) {
+	case StandAlone, Disconnecting: // 0 = unchanged; Disconnecting ends the session, which changes the state
+	case StartingSyncT:
+		s.Conn = StartingSyncS
+	case StartingSyncS:
+		s.Conn = StartingSyncT
+	default:
+		return s, false
+	}
+	return s, true
+}
+
+func (n *Node) applyRequest(v *volume, r *wire.StateReq) {
+	want, _ := requested(v.st, r)
+	n.change(v, func(s *State) { s.Peer, s.PDisk, s.Conn = want.Peer, want.PDisk, want.Conn })
+	switch Conn(r.Conn) {
+	case Disconnecting:
+		n.tornDown = true
+	case StartingSyncT:
+		n.startFullSource(v)
+	case StartingSyncS:
+		n.startFullTarget(v)
+	}
+}
+
+// --- connect, disconnect
+
+func (n *Node) runConnect(c *command) bool {
+	if c.Discard && n.role == Primary {
+		return n.finish(c, ErrDiscardImpossible)
+	}
+	if n.conn() != StandAlone {
+		return n.finish(c, NothingToDo)
+	}
+	n.discard, n.tentative = c.Discard, c.Tentative
+	for _, v := range n.vols {
+		v.ctr.Sent, v.ctr.Received = 0, 0
+	}
+	n.changeAll(func(s *State) { s.Conn = Unconnected })
+	return n.finish(c, Success)
+}
+
+const (
+	disconnectStart = iota
+	disconnectAsked
+	disconnectDropped
+)
+
+func (n *Node) runDisconnect(c *command) bool {
+	switch conn := n.conn(); {
+	case conn == StandAlone:
+		return n.finish(c, Success)
+	case !n.link.up:
+		if conn == WFConnection {
+			n.act(Action{Kind: ActStopDial, Session: n.link.session})
+		}
+		n.changeAll(func(s *State) { s.Conn = Disconnecting })
+		n.changeAll(func(s *State) { s.Conn = StandAlone })
+		return n.finish(c, Success)
+	case c.phase == disconnectDropped:
+		return false
+	case c.phase == disconnectAsked && c.reply == 0:
+		return false
+	case c.phase == disconnectAsked && c.reply.Failed() && c.reply != ErrConcurrent:
+		return n.finish(c, ErrRefusedByPeer)
+	case c.phase == disconnectStart && n.connected() && !c.Force:
+		for _, v := range n.vols {
+			want := v.st
+			want.Conn = Disconnecting
+			if _, err := Check(v.st, want, n.rules(v)); err.Failed() {
+				return n.finish(c, err)
+			}
+		}
+		c.phase = disconnectAsked
+		n.ask(c, wire.StateReq{Vol: -1, Conn: uint8(Disconnecting)})
+		return true
+	}
+	c.phase = disconnectDropped
+	n.link.standing = true
+	n.drop(DropAdmin)
+	return true
+}
+
+// --- detach
+
+const (
+	detachStart = iota
+	detachAsked
+	detachQuiesce
+	detachLeave
+)
+
+func (n *Node) runDetach(c *command) bool {
+	v := n.targets(c.Vol)[0]
+	switch c.phase {
+	case detachStart:
+		return n.beginDetach(c, v)
+	case detachAsked:
+		switch {
+		case c.linkLost:
+			c.phase, c.asked = detachStart, false
+		case c.reply == 0:
+			return false
+		case c.reply.Failed():
+			return n.finish(c, ErrRefusedByPeer)
+		default:
+			n.quiesce(c, v)
+		}
+		return true
+	case detachQuiesce:
+		if v.st.Disk > Failed {
+			n.dropDisk(v)
+		}
+		c.phase = detachLeave
+		return true
+	}
+	if v.st.Disk != Diskless {
+		return false
+	}
+	return n.finish(c, Success)
+}
+
+func (n *Node) beginDetach(c *command, v *volume) bool {
+	switch {
+	case v.st.Disk == Diskless:
+		return n.finish(c, NothingToDo)
+	case v.st.Disk <= Failed:
+		c.phase = detachLeave
+		return true
+	}
+	want := v.st
+	want.Disk = Failed
+	if _, err := Check(v.st, want, n.rules(v)); err.Failed() && !c.Force {
+		return n.finish(c, err)
+	}
+	if n.connected() && !c.Force {
+		c.phase = detachAsked
+		n.ask(c, wire.StateReq{Vol: int32(v.id), Disk: uint8(Failed) + 1})
+		return true
+	}
+	n.quiesce(c, v)
+	return true
+}
+
+// quiesce stops what goes to the local disk and saves what its metadata should say.
+func (n *Node) quiesce(c *command, v *volume) {
+	c.phase = detachQuiesce
+	n.freeze()
+	v.gateHeld = true
+	c.undo = append(c.undo, func() { v.gateHeld = false; n.updateGate(v); n.thaw() })
+	for i := range v.sent {
+		v.sent[i].mark(v.disk.bm)
+	}
+	gate, pages := c.await(), c.await()
+	n.closeGate(v, func() { gate(true) })
+	n.writeBitmap(v, nil, func(bool) { pages(true) })
+}
+
+// --- invalidate
+
+func (n *Node) runInvalidate(c *command) bool {
+	v := n.targets(c.Vol)[0]
+	conn := StartingSyncT
+	if c.Kind == CmdInvalidateRemote {
+		conn = StartingSyncS
+	}
+	switch {
+	case c.phase == 0 && !n.connected():
+		return n.invalidateOffline(c, v)
+	case c.phase == 0:
+		want := v.st
+		want.Conn = conn
+		if _, err := Check(v.st, want, n.rules(v)); err.Failed() {
+			return n.finish(c, err)
+		}
+		c.phase = 1
+		n.ask(c, wire.StateReq{Vol: int32(v.id), Conn: uint8(conn)})
+		return true
+	case c.phase == 1 && c.linkLost:
+		return n.finish(c, ErrNeedConnection)
+	case c.phase == 1 && c.reply == 0:
+		return false
+	case c.phase == 1 && c.reply.Failed():
+		return n.finish(c, ErrRefusedByPeer)
+	case c.phase == 1:
+		n.change(v, func(s *State) { s.Conn = conn })
+		if conn == StartingSyncT {
+			n.startFullTarget(v)
+		} else {
+			n.startFullSource(v)
+		}
+	}
+	return n.finish(c, Success)
+}
+
+// invalidateOffline marks everything without a peer: a Secondary gives its
+// data up, a Primary takes the peer's for lost.
+func (n *Node) invalidateOffline(c *command, v *volume) bool {
+	target := c.Kind == CmdInvalidate
+	if n.conn() > WFConnection || v.st.Disk < Inconsistent || target == (n.role == Primary) {
+		return n.finish(c, ErrNeedConnection)
+	}
+	c.phase = 2
+	n.change(v, func(s *State) {
+		if target {
+			s.Disk = Inconsistent
+		} else {
+			s.PDisk = Inconsistent
+		}
+	})
+	n.setAllBits(v, c.await())
+	return true
+}
+
+// startFullTarget: both ends agreed that this node copies everything from the peer.
+func (n *Node) startFullTarget(v *volume) {
+	v.sync = resync{}
+	s := n.link.session
+	n.incoming.holds++ // the source may be ready before us
+	n.setAllBits(v, func(ok bool) {
+		n.incoming.holds--
+		if ok && s == n.link.session && v.st.Conn == StartingSyncT {
+			n.change(v, func(s *State) { s.Conn = WFSyncUUID })
+		}
+		n.drainIncoming()
+	})
+}
+
+func (n *Node) startFullSource(v *volume) {
+	v.sync = resync{}
+	s := n.link.session
+	n.setAllBits(v, func(ok bool) {
+		if ok && s == n.link.session && v.st.Conn == StartingSyncS {
+			n.startSource(v)
+		}
+	})
+}
+
+// --- outdate, config
+
+func (n *Node) runOutdate(c *command) bool {
+	if c.phase > 0 {
+		return n.finish(c, Success)
+	}
+	c.phase = 1
+	for _, v := range n.targets(c.Vol) {
+		want := v.st
+		want.Disk = Outdated
+		_, err := Check(v.st, want, n.rules(v))
+		if err == ErrConnectedOutdates || err == NothingToDo {
+			continue // DRBD 8.4: exit 0, nothing changes
+		}
+		if err.Failed() {
+			return n.finish(c, err)
+		}
+		n.change(v, func(s *State) { s.Disk = Outdated })
+		n.saveSuper(v, c.await())
+	}
+	return true
+}
+
+// runConfig replaces the settings that may change while the resource runs.
+// The volumes themselves stay.
+func (n *Node) runConfig(c *command) bool {
+	n.cfg.Net = c.Config.Net
+	for _, vc := range c.Config.Volumes {
+		if v := n.findVolume(vc.Vol); v != nil {
+			v.cfg = vc
+		}
+	}
+	return n.finish(c, Success)
+}
