@@ -72,6 +72,9 @@ func (n *Node) afterChange(v *volume, old State) {
 	if v.st.Disk == Diskless && old.Disk == Negotiating {
 		v.disk.leaving = true // Sanitize gave it up; finishDetach closes it
 	}
+	if syncing(old.Conn) && !syncing(v.st.Conn) {
+		n.abortSync(v)
+	}
 	n.pauseLog(v)
 	n.updateGate(v)
 	if lostContact(old.PDisk, v.st.PDisk) {
@@ -80,6 +83,10 @@ func (n *Node) afterChange(v *volume, old State) {
 	if v.disk.bm != nil && v.st.Disk > Failed && v.metaFlags() != v.disk.super.flags {
 		n.saveSuper(v, func(bool) {})
 	}
+}
+
+func syncing(c Conn) bool {
+	return c == SyncSource || c == SyncTarget || c == PausedSyncS || c == PausedSyncT
 }
 
 // lostContact reports whether the peer's data went out of reach between two

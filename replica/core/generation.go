@@ -257,7 +257,7 @@ func descends(older, younger Generation) (descent, bool) {
 	switch {
 	case o.Current == y.Bitmap:
 		return descent{result: ResultBitmap, rule: 50, mirror: 70}, true
-	case o.Current == y.H1 && masked(y.H1+UUIDNewBMOffset) == y.Bitmap:
+	case o.Current == y.H1 && y.H1+UUIDNewBMOffset == y.Bitmap:
 		// The packet with the sync UUID was lost.
 		return descent{ResultBitmap, 51, 71, new(younger.popBitmap())}, true
 	case y.has(o.Current):

@@ -104,7 +104,7 @@ func (n *Node) tooSmall(v *volume) {
 
 func (n *Node) receiveUUIDs(v *volume, u *wire.UUIDs) {
 	v.peerGen = *u
-	if n.hs.done && v.st.Disk == Diskless && u.Current != 0 {
+	if n.hs.done && n.role == Primary && v.st.Disk == Diskless && u.Current != 0 {
 		v.exposed = u.Current
 		n.log(v, LevelInfo, "receiver updated UUIDs to effective data uuid: %016X", u.Current)
 	}
@@ -170,9 +170,9 @@ func (n *Node) agreeSize(v *volume) bool {
 	mine, theirs := v.disk.bytes, v.peerSizes.Disk
 	switch {
 	case v.disk.bm == nil:
-		v.size = max(v.peerSizes.Current, 0)
+		v.size = v.peerSizes.Current
 		return true
-	case theirs == 0:
+	case theirs == 0 || v.st.Disk < Negotiating:
 		return true
 	}
 	size := min(mine, theirs)
@@ -334,7 +334,7 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 		n.refusePeer()
 		return
 	}
-	v.exposePeer()
+	n.exposePeer(v)
 	n.change(v, edit)
 	switch conn {
 	case WFBitMapS:
@@ -348,9 +348,9 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 	}
 }
 
-// exposePeer: a diskless node shows its clients the peer's data.
-func (v *volume) exposePeer() {
-	if v.st.Disk == Diskless && v.peerGen.Current != 0 {
+// exposePeer: a diskless Primary shows its clients the peer's data.
+func (n *Node) exposePeer(v *volume) {
+	if n.role == Primary && v.st.Disk == Diskless && v.peerGen.Current != 0 {
 		v.exposed = v.peerGen.Current
 	}
 }
@@ -376,7 +376,14 @@ func (n *Node) peerStateChanged(v *volume, peer State) {
 		n.renegotiate(v, peer)
 		return
 	}
-	n.change(v, func(s *State) { s.Peer, s.PDisk = peer.Role, v.peerDisk(peer.Disk) })
+	n.change(v, func(s *State) {
+		s.Peer = peer.Role
+		if !(s.Conn == Connected && peer.Conn > Connected) {
+			// Otherwise the report was sent during a resync that has ended for
+			// us meanwhile: its disk state is out of date.
+			s.PDisk = v.peerDisk(peer.Disk)
+		}
+	})
 }
 
 func (n *Node) renegotiate(v *volume, peer State) {

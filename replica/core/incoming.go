@@ -100,14 +100,11 @@ func (n *Node) drainIncoming() {
 // take handles one message of the data channel in its turn.
 func (n *Node) take(m *wire.Msg, buf Buf) {
 	switch m.Kind {
-	case wire.KindParams:
-		n.receiveParams(m.Body.(*wire.Params))
-		return
-	case wire.KindStateReq:
-		n.stateRequested(m.Body.(*wire.StateReq))
-		return
 	case wire.KindBarrier:
 		n.takeBarrier(n.link.session, m)
+		return
+	case wire.KindParams, wire.KindStateReq:
+		n.takeBody(nil, m)
 		return
 	}
 	v := n.findVolume(m.Vol)
@@ -117,20 +114,36 @@ func (n *Node) take(m *wire.Msg, buf Buf) {
 		return
 	}
 	switch m.Kind {
-	case wire.KindSizes:
-		n.receiveSizes(v, m.Body.(*wire.Sizes))
-	case wire.KindUUIDs:
-		n.receiveUUIDs(v, m.Body.(*wire.UUIDs))
-	case wire.KindState:
-		n.receiveState(v, m.Body.(*wire.State))
 	case wire.KindSyncUUID:
 		n.receiveSyncUUID(v, m.Arg)
-	case wire.KindBitmap:
-		n.receiveBitmap(v, m)
+		return
 	case wire.KindBitmapEnd:
 		n.receiveBitmapEnd(v)
+		return
+	case wire.KindSizes, wire.KindUUIDs, wire.KindState, wire.KindBitmap:
+		n.takeBody(v, m)
+		return
+	}
+	n.takeRange(v, m, buf)
+}
+
+// takeBody handles the rare messages that carry a structure.
+func (n *Node) takeBody(v *volume, m *wire.Msg) {
+	switch body := m.Body.(type) {
+	case *wire.Params:
+		n.receiveParams(body)
+	case *wire.StateReq:
+		n.stateRequested(body)
+	case *wire.Sizes:
+		n.receiveSizes(v, body)
+	case *wire.UUIDs:
+		n.receiveUUIDs(v, body)
+	case *wire.State:
+		n.receiveState(v, body)
+	case *wire.Bitmap:
+		n.receiveBitmap(v, m, body)
 	default:
-		n.takeRange(v, m, buf)
+		n.protocolError("message %d without its body", m.Kind)
 	}
 }
 

@@ -2,12 +2,11 @@
 
 package core
 
-import "sync/atomic"
-
-var planted atomic.Int32
+var planted Mutant
 
 // SetMutant plants one bug in every node of this process; MutNone removes it.
-// It exists only in builds with the tag "mutants".
-func SetMutant(m Mutant) { planted.Store(int32(m)) }
+// It exists only in builds with the tag "mutants", and is called while no
+// node runs.
+func SetMutant(m Mutant) { planted = m }
 
-func mutant(m Mutant) bool { return Mutant(planted.Load()) == m }
+func mutant(m Mutant) bool { return planted == m }

@@ -321,7 +321,7 @@ func (n *Node) readReply(o *op, ok bool, src Buf) {
 // that is still in flight.
 func (n *Node) startFlush(v *volume, buf Buf) {
 	o := n.newOp(opFlush, v)
-	o.buf = buf
+	o.buf, o.lost = buf, n.frozen > 0
 	if !n.dataAccessible(v) {
 		n.complete(o, n.refusal(), 0)
 		return

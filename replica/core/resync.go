@@ -105,9 +105,8 @@ func (n *Node) sendBitmap(v *volume) {
 	n.send(wire.Msg{Kind: wire.KindBitmapEnd, Vol: v.id}, 0)
 }
 
-func (n *Node) receiveBitmap(v *volume, m *wire.Msg) {
-	b, ok := m.Body.(*wire.Bitmap)
-	if c := v.st.Conn; !ok || v.disk.bm == nil || (c != WFBitMapS && c != WFBitMapT) || m.Off%64 != 0 {
+func (n *Node) receiveBitmap(v *volume, m *wire.Msg, b *wire.Bitmap) {
+	if c := v.st.Conn; v.disk.bm == nil || (c != WFBitMapS && c != WFBitMapT) || m.Off%64 != 0 {
 		n.protocolError("bitmap out of turn")
 		return
 	}
@@ -365,6 +364,9 @@ func (n *Node) finishTarget(v *volume, then func(ok bool)) {
 	p := &v.peerGen
 	v.gen = v.gen.FinishTarget(Generation{Current: p.Current, Bitmap: p.Bitmap, H1: p.H1, H2: p.H2})
 	v.crashed = false
+	if n.role == Primary {
+		v.exposed = v.gen.Current
+	}
 	n.logDone(v)
 	n.change(v, func(s *State) { s.Conn, s.Disk = Connected, UpToDate })
 	n.handler(v, "after-resync-target")

@@ -339,7 +339,7 @@ func (n *Node) saveForDemotion(c *command) {
 func (n *Node) leavePrimary(c *command) {
 	n.setRole(Secondary)
 	for _, v := range n.vols {
-		v.gen = v.gen.WithPrimary(false)
+		v.gen, v.exposed = v.gen.WithPrimary(false), 0
 		if v.disk.bm != nil {
 			saved := c.await()
 			n.saveSuper(v, func(bool) { saved(true) })

@@ -1,5 +1,7 @@
 package core
 
+import "replicad/bitmap"
+
 // Counters are a volume's /proc/drbd counters (DRBD 8.4 section 1.2); byte
 // counts are in bytes here and printed in KiB.
 type Counters struct {
@@ -75,3 +77,7 @@ func (v *volume) status() VolumeStatus {
 	}
 	return s
 }
+
+// OutOfSync returns volume vol's dirty bitmap, for checks by the simulator;
+// nil without a disk. The caller does not change it.
+func (n *Node) OutOfSync(vol uint16) *bitmap.Bitmap { return n.volume(vol).disk.bm }

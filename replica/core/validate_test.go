@@ -44,6 +44,7 @@ func TestValidateRows(t *testing.T) {
 		{"fenced", edited(priAlone, func(s *State) { s.PDisk = Outdated }), Rules{Fencing: FencingResourceOnly}, Success},
 		{"connected primary needs no fence", priUp, Rules{Fencing: FencingResourceOnly}, Success},
 		{"primary of a fresh pair", edited(priUp, func(s *State) { s.Disk, s.PDisk = Inconsistent, Inconsistent }), Rules{}, ErrNoUpToDateDisk},
+		{"primary without any disk, syncing", edited(priUp, func(s *State) { s.Conn, s.Disk, s.PDisk = SyncTarget, Inconsistent, Diskless }), Rules{}, ErrNoUpToDateDisk},
 		{"sync without local disk", in(SyncTarget, Negotiating, UpToDate), Rules{}, ErrNoLocalDisk},
 		{"sync without remote disk", in(SyncSource, UpToDate, Diskless), Rules{}, ErrNoRemoteDisk},
 		{"sync without good data", in(WFBitMapT, Outdated, Consistent), Rules{}, ErrNoUpToDateDisk},
@@ -288,16 +289,12 @@ func TestCheck(t *testing.T) {
 		{"demote", priUp, pairUp, net, pairUp, Success},
 		{"outdate while connected", pairUp, edited(pairUp, func(s *State) { s.Disk = Outdated }), net, pairUp, NothingToDo},
 		{"disconnect twice", oldAlone, to(oldAlone, Disconnecting), Rules{}, to(oldAlone, Disconnecting), ErrAlreadyStandAlone},
-		{"the state machine has the last word", oldAlone, to(pairUp, WFReportParams), net, edited(secAlone, func(s *State) { s.Conn = WFReportParams }), ErrDiskless},
+		{"the state machine has the last word", to(secAlone, TearDown), to(secAlone, WFReportParams), net, to(secAlone, WFReportParams), ErrTransient},
 		{"invalidate", pairUp, to(pairUp, StartingSyncT), net, edited(pairUp, func(s *State) { s.Conn, s.Disk = StartingSyncT, Outdated }), Success},
 		{"invalidate from a missing disk", noPeerDisk, to(noPeerDisk, StartingSyncT), net, noPeerDisk, ErrNoRemoteDisk},
 		{"invalidate a missing disk", edited(pairUp, func(s *State) { s.Disk = Diskless }), edited(pairUp, func(s *State) { s.Conn, s.Disk = StartingSyncT, Diskless }), net, edited(pairUp, func(s *State) { s.Disk = Diskless }), ErrNoLocalDisk},
 		{"verify a fresh pair", fresh, to(fresh, VerifyS), verifier, to(pairUp, VerifyS), ErrNoUpToDateDisk},
 	} {
-		if c.name == "the state machine has the last word" {
-			c.old = edited(secAlone, func(s *State) { s.Conn = TearDown })
-			c.err = ErrTransient
-		}
 		next, err := Check(c.old, c.wanted, c.r)
 		if next != c.next || err != c.err {
 			t.Errorf("%s: %v, %v\nwant %v, %v", c.name, next, err, c.next, c.err)
