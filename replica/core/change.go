@@ -107,31 +107,39 @@ func lostContact(was, is Disk) bool {
 // generation before its id is durable.
 func (n *Node) lostPeerData(v *volume) {
 	serving := v.st.Role == Secondary && v.st.Peer == Primary && v.st.PDisk <= Failed && n.connected()
-	if v.st.Disk == UpToDate && v.gen.Bitmap == 0 && (v.st.Role == Primary || serving) && !mutant(MutNoRotation) {
-		n.newGeneration(v, serving)
+	rotate := v.st.Disk == UpToDate && v.gen.Bitmap == 0 && (v.st.Role == Primary || serving)
+	if rotate && !mutant(MutNoRotation) {
+		v.gen = v.gen.Rotate(n.newUUID(), v.st.Role == Primary)
+		n.log(v, LevelInfo, "new current UUID %s", v.gen)
+	}
+	switch {
+	case serving:
+		n.serveAlone(v)
+	case rotate:
+		n.continueAlone(v)
 	}
 	if n.connected() {
 		n.loseSent(v) // the peer's cache died with its disk
 	}
 }
 
-// newGeneration rotates the current generation id and holds the data path
-// until that is durable.
-func (n *Node) newGeneration(v *volume, serving bool) {
-	v.gen = v.gen.Rotate(n.newUUID(), v.st.Role == Primary)
+// continueAlone holds a Primary's data path until its new generation id is durable.
+func (n *Node) continueAlone(v *volume) {
 	v.exposed = v.gen.Current
-	n.log(v, LevelInfo, "new current UUID %s", v.gen)
-	if serving {
-		n.incoming.holds++
-		n.saveSuper(v, func(bool) {
-			n.incoming.holds--
-			n.sendUUIDs(v)
-			n.drainIncoming()
-		})
-		return
-	}
 	n.freeze()
 	n.saveSuper(v, func(bool) { n.thaw() })
+}
+
+// serveAlone holds the peer's writes until the superblock says that ours is
+// the only disk: new generation id, and the indicator that has a crash replay
+// our activity log.
+func (n *Node) serveAlone(v *volume) {
+	n.incoming.holds++
+	n.saveSuper(v, func(bool) {
+		n.incoming.holds--
+		n.sendUUIDs(v)
+		n.drainIncoming()
+	})
 }
 
 // newUUID draws a generation id that is none of the special values.

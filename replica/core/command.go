@@ -388,12 +388,16 @@ func (n *Node) startFullTarget(v *volume) {
 	})
 }
 
+// startFullSource opens the resync before the bits are set, so that the wish
+// survives a link that dies now: a bitmap id that the peer lacks makes this
+// node the source at the next handshake (rule 36).
 func (n *Node) startFullSource(v *volume) {
 	v.sync = resync{}
 	s := n.link.session
+	syncUUID := n.openSource(v)
 	n.setAllBits(v, func(ok bool) {
 		if ok && s == n.link.session && v.st.Conn == StartingSyncS {
-			n.startSource(v)
+			n.announceSource(v, syncUUID)
 		}
 	})
 }

@@ -201,10 +201,24 @@ func (n *Node) peerWrite(v *volume, m *wire.Msg, buf Buf) {
 	}
 }
 
+// startPeerWrite submits a mirrored write. While the Primary has no disk ours
+// is the only one: then the write is marked out of sync and covered by the
+// activity log like a Primary's own (DRBD 8.4 receive_Data).
 func (n *Node) startPeerWrite(o *op) {
-	if !o.v.writable() {
+	v := o.v
+	if !v.writable() {
 		n.peerWriteDone(o, IOError)
 		return
+	}
+	if v.st.PDisk < Inconsistent {
+		if v.usesAL() && !o.pinned {
+			if !v.pinRange(o.first, o.last) {
+				v.disk.alWait = append(v.disk.alWait, o)
+				return
+			}
+			o.pinned = true
+		}
+		n.setBits(v, o.first, o.last)
 	}
 	if mutant(MutAckBeforeWrite) {
 		n.ackPeerWrite(o, IOOK)
@@ -243,6 +257,9 @@ func (n *Node) ackPeerWrite(o *op, r IOResult) {
 func (n *Node) finishPeerOp(o *op) {
 	n.release(o.buf)
 	n.leave(o)
+	if o.pinned {
+		o.v.unpinRange(o.first, o.last)
+	}
 	n.freeOp(o)
 	n.incoming.active--
 	n.checkBarrier()

@@ -109,7 +109,15 @@ func (n *Node) linkDown(s Session, r DropReason) {
 	if next == StandAlone {
 		next = NetworkFailure
 	}
-	n.changeAll(func(s *State) { s.Conn = next })
+	for _, v := range n.vols {
+		n.loseSync(v)
+	}
+	n.changeAll(func(s *State) {
+		if s.Conn == StartingSyncT {
+			s.Disk = min(s.Disk, Inconsistent) // the invalidate was agreed on
+		}
+		s.Conn = next
+	})
 	n.loseUnacked()
 	n.loseEpochs()
 	n.abandonPeerWork()
@@ -121,6 +129,31 @@ func (n *Node) linkDown(s Session, r DropReason) {
 	n.changeAll(func(s *State) { s.Conn = after })
 	n.commandLinkDown()
 	n.writeBitmaps()
+}
+
+// loseSync looks at a resync that this node was the source of. If its end was
+// only a barrier ack away, the target may be UpToDate already and can be
+// promoted; a Primary must then leave the common generation like one that
+// loses an UpToDate peer. Otherwise the promoted target would take the writes
+// that follow here for stray ones and discard them.
+func (n *Node) loseSync(v *volume) {
+	y := &v.sync
+	if v.st.Role != Primary || v.st.Conn != SyncSource || v.st.Disk != UpToDate || !y.confirmed {
+		return
+	}
+	sent := y.ackedBits
+	for o := v.index.head; o != nil; o = o.next {
+		if o.kind == opSyncSource && o.seq != 0 {
+			sent += o.blocks()
+		}
+	}
+	if sent < v.outOfSync() {
+		return
+	}
+	v.gen.H1, v.gen.H2 = v.gen.Bitmap, v.gen.H1
+	v.gen = v.gen.Rotate(n.newUUID(), true)
+	n.log(v, LevelInfo, "new current UUID %s (the resync may have ended at the peer)", v.gen)
+	n.continueAlone(v)
 }
 
 // writeBitmaps saves the dirty pages of every disk, without hurry.

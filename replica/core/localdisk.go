@@ -245,7 +245,7 @@ func (n *Node) releaseALWait(v *volume) {
 	waiting := v.disk.alWait
 	v.disk.alWait = nil
 	for _, o := range waiting {
-		n.startWrite(o)
+		n.start(o)
 	}
 }
 

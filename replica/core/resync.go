@@ -130,21 +130,27 @@ func (n *Node) receiveBitmapEnd(v *volume) {
 // mirrored instead of announced.
 func (n *Node) startSource(v *volume) {
 	s := n.link.session
-	var syncUUID uint64
-	v.gen, syncUUID = v.gen.StartSource(n.newUUID())
+	syncUUID := n.openSource(v)
 	n.saveSuper(v, func(ok bool) {
-		c := v.st.Conn
-		if !ok || s != n.link.session || !n.link.up || (c != WFBitMapS && c != StartingSyncS) {
-			return
+		if ok && s == n.link.session && v.st.Conn == WFBitMapS {
+			n.announceSource(v, syncUUID)
 		}
-		n.log(v, LevelInfo, "updated sync UUID %s", v.gen)
-		n.sendUUIDs(v)
-		n.send(wire.Msg{Kind: wire.KindSyncUUID, Vol: v.id, Arg: syncUUID}, 0)
-		v.sync = resync{running: true, source: true, total: v.outOfSync(), start: n.now}
-		n.change(v, func(s *State) { s.Conn = SyncSource })
-		n.logBegan(v, "SyncSource")
-		n.maybeConfirm(v)
 	})
+}
+
+func (n *Node) openSource(v *volume) (syncUUID uint64) {
+	v.gen, syncUUID = v.gen.StartSource(n.newUUID())
+	n.log(v, LevelInfo, "updated sync UUID %s", v.gen)
+	return syncUUID
+}
+
+func (n *Node) announceSource(v *volume, syncUUID uint64) {
+	n.sendUUIDs(v)
+	n.send(wire.Msg{Kind: wire.KindSyncUUID, Vol: v.id, Arg: syncUUID}, 0)
+	v.sync = resync{running: true, source: true, total: v.outOfSync(), start: n.now}
+	n.change(v, func(s *State) { s.Conn = SyncSource })
+	n.logBegan(v, "SyncSource")
+	n.maybeConfirm(v)
 }
 
 func (n *Node) logBegan(v *volume, as string) {

@@ -2,9 +2,9 @@ package core
 
 import "strconv"
 
-// StateErr is the verdict on a requested state change, in DRBD 8.4's
-// numbers: positive when it may happen (3 and 4 are DRBD's "agreed cluster-wide"), negative when it is refused. It
-// travels to the peer and to the administrator.
+// StateErr is the verdict on a requested state change, in DRBD 8.4's numbers:
+// positive when it may happen (3 and 4 are DRBD's "agreed cluster-wide"),
+// negative when it is refused. It travels to the peer and to the administrator.
 type StateErr int
 
 // Verdicts that let a change happen.
