@@ -45,6 +45,7 @@ func TestHostileBodies(t *testing.T) {
 		"deep arrays":             "\x81\xa1v" + strings.Repeat("\x91", 4000) + "\x01",
 		"deep maps":               "\x81\xa1v" + strings.Repeat("\x81\xa1v", 4000) + "\x01",
 		"cut integer":             "\x81\xa1c\xcf\x00",
+		"1025 elements":           "\x81\xa1z\xdc\x04\x01" + strings.Repeat("\x01", 1025),
 		"reserved type":           "\x81\xa1c\xc1",
 		"string for a number":     "\x86\xa1c\xa1x\xa1d\xa1x\xa1i\xa1x\xa1n\xa1x\xa1r\xa1x\xa1p\xa1x",
 	} {

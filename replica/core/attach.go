@@ -21,7 +21,8 @@ func (n *Node) attach(v *volume, a *Attachment) {
 		return
 	}
 	s := &a.Super
-	v.disk = localDisk{bytes: a.Disk, user: a.User, bm: a.Bitmap, attaching: a}
+	// What a killed predecessor wrote may still be in the page cache only.
+	v.disk = localDisk{bytes: a.Disk, user: a.User, bm: a.Bitmap, attaching: a, unflushed: true}
 	v.disk.al = bitmap.NewActivityLog(a.ALSlots)
 	v.disk.al.Reset(a.ALNumber)
 	v.disk.super.flags = s.Flags
@@ -114,14 +115,15 @@ func (n *Node) finishAttach(v *volume) {
 	})
 }
 
-// pauseLog suspends activity-log updates while every bit is set on stable
-// storage and nobody is connected who could have one cleared: then no write
-// can add anything (flag s of /proc/drbd).
+// pauseLog notes that the activity log rests while every bit is set on stable
+// storage, nobody is connected and nobody writes (flag s of /proc/drbd). DRBD
+// also rests it for a lone Primary; ours does not, because the log also
+// vouches for writes that only a power cut on this node could lose.
 func (n *Node) pauseLog(v *volume) {
 	d := &v.disk
 	if d.bm == nil {
 		return
 	}
-	d.alPaused = v.st.Conn < Connected && v.st.Disk >= Inconsistent && !v.fullSync && !d.bitmap.busy &&
+	d.alPaused = v.st.Role != Primary && v.st.Conn < Connected && v.st.Disk >= Inconsistent && !v.fullSync && !d.bitmap.busy &&
 		d.bm.Count() == d.bm.Bits() && d.bm.DirtyPages() == 0
 }

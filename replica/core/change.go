@@ -77,7 +77,7 @@ func (n *Node) afterChange(v *volume, old State) {
 	}
 	n.pauseLog(v)
 	n.updateGate(v)
-	if lostContact(old.PDisk, v.st.PDisk) {
+	if lostContact(old.PDisk, v.st.PDisk) || (old.Peer != Primary && v.st.Peer == Primary && v.st.PDisk < Inconsistent) {
 		n.lostPeerData(v)
 	}
 	if v.disk.bm != nil && v.st.Disk > Failed && v.metaFlags() != v.disk.super.flags {

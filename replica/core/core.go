@@ -60,6 +60,7 @@ type Node struct {
 	discard    bool       // discard-my-data was asked for the next connect
 	tentative  bool
 	stateReqID uint64
+	syncRuns   uint64
 }
 
 // volume is one volume of the resource.

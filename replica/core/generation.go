@@ -340,6 +340,15 @@ func course(v Verdict, self, peer Facts, in DecideInput) Decision {
 	case ResultNone:
 		return Decision{None: true}
 	case ResultSplitBrain, ResultSplitNoBase:
+	default:
+		if own == Inconsistent && other == Inconsistent {
+			// DRBD 8.4 lets the target go on until the source drops the link.
+			// Neither copy is good: that is for an administrator to decide.
+			return Decision{}.abort("Both disks are inconsistent: no side can be the source of a resync!")
+		}
+	}
+	switch v.Result {
+	case ResultSplitBrain, ResultSplitNoBase:
 		return resolveSplit(v, self, peer, in)
 	}
 	return Decision{Full: full}.sync(v.Result > 0)

@@ -104,8 +104,7 @@ func (n *Node) tooSmall(v *volume) {
 
 func (n *Node) receiveUUIDs(v *volume, u *wire.UUIDs) {
 	v.peerGen = *u
-	if n.hs.done && n.role == Primary && v.st.Disk == Diskless && u.Current != 0 {
-		v.exposed = u.Current
+	if n.hs.done && v.exposed != u.Current && n.exposePeer(v) {
 		n.log(v, LevelInfo, "receiver updated UUIDs to effective data uuid: %016X", u.Current)
 	}
 }
@@ -142,7 +141,7 @@ func (n *Node) concludeHandshake() {
 	for _, v := range n.vols {
 		s := n.hs.states[v.id]
 		peer := State{Role: Role(s.Role), Conn: Conn(s.Conn), Disk: Disk(s.Disk)}
-		if !n.agreeSize(v) {
+		if !n.agreeSize(v, peer) {
 			return
 		}
 		d, ok := n.decide(v, peer)
@@ -165,8 +164,8 @@ func (n *Node) concludeHandshake() {
 }
 
 // agreeSize settles the size of a volume: the smaller disk decides. A disk
-// that holds usable data is never shrunk.
-func (n *Node) agreeSize(v *volume) bool {
+// that holds usable data is never shrunk; both ends notice and refuse.
+func (n *Node) agreeSize(v *volume, peer State) bool {
 	mine, theirs := v.disk.bytes, v.peerSizes.Disk
 	switch {
 	case v.disk.bm == nil:
@@ -189,6 +188,11 @@ func (n *Node) agreeSize(v *volume) bool {
 		n.tooSmall(v)
 		return false
 	}
+	if size < v.peerSizes.Current && v.peerDisk(peer.Disk) >= Outdated {
+		n.log(v, LevelError, "This node's disk is too small: the peer serves %d KB, the disk has %d KB", v.peerSizes.Current>>10, mine>>10)
+		n.refusePeer()
+		return false
+	}
 	n.resize(v, size)
 	return true
 }
@@ -207,6 +211,12 @@ func (n *Node) resize(v *volume, size uint64) {
 // decide runs the compare table on both ends' generation ids. It reports
 // false when the connection is refused.
 func (n *Node) decide(v *volume, peer State) (Decision, bool) {
+	if n.role == Primary && v.st.Disk < Inconsistent && v.exposed != 0 && peer.Disk >= Negotiating &&
+		masked(v.exposed) != masked(v.peerGen.Current) {
+		n.log(v, LevelError, "Can only connect to data with current UUID=%016X", v.exposed)
+		n.refusePeer()
+		return Decision{}, false
+	}
 	if v.st.Disk < Negotiating || peer.Disk < Negotiating {
 		return Decision{}, true
 	}
@@ -334,8 +344,8 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 		n.refusePeer()
 		return
 	}
-	n.exposePeer(v)
 	n.change(v, edit)
+	n.exposePeer(v)
 	switch conn {
 	case WFBitMapS:
 		n.becomeSource(v, d.Full)
@@ -349,10 +359,12 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 }
 
 // exposePeer: a diskless Primary shows its clients the peer's data.
-func (n *Node) exposePeer(v *volume) {
-	if n.role == Primary && v.st.Disk == Diskless && v.peerGen.Current != 0 {
-		v.exposed = v.peerGen.Current
+func (n *Node) exposePeer(v *volume) bool {
+	if n.role != Primary || v.st.Disk != Diskless || v.st.PDisk != UpToDate || v.peerGen.Current == 0 {
+		return false
 	}
+	v.exposed = v.peerGen.Current
+	return true
 }
 
 func (v *volume) outOfSync() uint64 {
@@ -387,7 +399,7 @@ func (n *Node) peerStateChanged(v *volume, peer State) {
 }
 
 func (n *Node) renegotiate(v *volume, peer State) {
-	if !n.agreeSize(v) {
+	if !n.agreeSize(v, peer) {
 		return
 	}
 	if d, ok := n.decide(v, peer); ok {

@@ -28,7 +28,7 @@ type localDisk struct {
 	alWait   []*op // writes that need cold extents, in order
 	alBusy   bool  // a transaction, or the bitmap write before it, is under way
 	alHeld   []bitmap.Extent
-	alPaused bool // every bit is set and stable: writes need no log
+	alPaused bool // shown as flag s: every bit is set and stable, nobody can write or clear one
 
 	super  superWriter
 	bitmap bitmapWriter
@@ -95,7 +95,7 @@ func (n *Node) diskFlushed(v *volume, r IOResult) {
 
 // usesAL reports whether a write needs its extents in the activity log.
 func (v *volume) usesAL() bool {
-	return v.disk.al != nil && v.writable() && v.cfg.ALUpdates && !v.disk.alPaused && !mutant(MutNoActivityLog)
+	return v.disk.al != nil && v.writable() && v.cfg.ALUpdates && !mutant(MutNoActivityLog)
 }
 
 // pinRange takes a reference on every extent of the range, or on none.
@@ -151,7 +151,25 @@ func (n *Node) kickAL(v *volume) {
 		panic("core: activity log refuses extents that were counted as available")
 	}
 	d.alBusy = true
-	n.writeBitmap(v, pagesOf(evicted), func(ok bool) { n.writeTransaction(v, tx, ok) })
+	n.coolExtents(v, evicted, func(ok bool) { n.writeTransaction(v, tx, ok) })
+}
+
+// coolExtents makes everything durable that the log will no longer vouch for:
+// the completed writes themselves, which a power cut could take from this
+// disk though the peer has them, and the bitmap pages that cover them. A
+// write that is in flight holds its extent, so what completed is all there is.
+func (n *Node) coolExtents(v *volume, extents []bitmap.Extent, then func(ok bool)) {
+	if len(extents) == 0 || mutant(MutCoolUnflushed) {
+		n.writeBitmap(v, pagesOf(extents), then)
+		return
+	}
+	n.flushDisk(v, func(r IOResult) {
+		if r != IOOK {
+			then(false)
+			return
+		}
+		n.writeBitmap(v, pagesOf(extents), then)
+	})
 }
 
 func (o *op) extentsHot() bool {
@@ -181,10 +199,13 @@ func (n *Node) chooseExtents(v *volume) []bitmap.Extent {
 				cold = append(cold, e)
 			}
 		}
-		d.alHeld = append(d.alHeld, hot...)
-		if len(want)+len(cold) > bitmap.TransactionUpdatesMax || len(want)+len(cold) > d.al.Available() {
+		if need := len(want) + len(cold); need > bitmap.TransactionUpdatesMax || need > d.al.Available() {
+			for _, e := range hot {
+				d.al.Unpin(e)
+			}
 			break
 		}
+		d.alHeld = append(d.alHeld, hot...)
 		for _, e := range cold {
 			chosen[e] = true
 		}
@@ -210,9 +231,8 @@ func pagesOf(extents []bitmap.Extent) map[int]bool {
 	return pages
 }
 
-// writeTransaction makes the chosen extents hot on stable storage, once the
-// bitmap pages of those they replace are there: an extent that cools without
-// its bits on disk would forget what the peer lacks.
+// writeTransaction makes the chosen extents hot on stable storage, once those
+// they replace may cool.
 func (n *Node) writeTransaction(v *volume, tx *bitmap.Transaction, ok bool) {
 	if !ok {
 		n.transactionDone(v, tx, IOError)
@@ -256,6 +276,7 @@ func (n *Node) releaseALWait(v *volume) {
 type superWriter struct {
 	busy    bool
 	flags   MetaFlags // as last handed out
+	writing Super     // content of the write in flight
 	current []func(ok bool)
 	next    []func(ok bool)
 }
@@ -268,20 +289,30 @@ func (n *Node) saveSuper(v *volume, then func(ok bool)) {
 		then(false)
 		return
 	}
+	if w.busy && w.writing == v.superNow() {
+		w.current = append(w.current, then) // what is on its way says it all
+		return
+	}
 	w.next = append(w.next, then)
 	if !w.busy {
 		n.startSuper(v)
 	}
 }
 
+// superNow is the superblock's content as the state is now.
+func (v *volume) superNow() Super {
+	return Super{Gen: v.gen, Flags: v.metaFlags(), Size: v.size, PeerMaxIO: 1 << 20}
+}
+
 func (n *Node) startSuper(v *volume) {
 	w := &v.disk.super
 	w.busy = true
 	w.current, w.next = w.next, nil
-	w.flags = v.metaFlags()
-	s := &Super{Gen: v.gen, Flags: w.flags, Size: v.size, PeerMaxIO: 1 << 20}
+	w.writing = v.superNow()
+	w.flags = w.writing.Flags
+	s := w.writing
 	o := n.internal(v, func(r IOResult, _ Buf) { n.superDone(v, r) })
-	n.act(Action{Kind: ActMetaSuper, Vol: int32(v.id), Op: o.id, Super: s})
+	n.act(Action{Kind: ActMetaSuper, Vol: int32(v.id), Op: o.id, Super: &s})
 }
 
 func (n *Node) superDone(v *volume, r IOResult) {

@@ -22,5 +22,6 @@ const (
 	MutTargetNotDurable              // the SyncTarget starts before Inconsistent is durable
 	MutResyncNotHeld                 // the source lets writes pass a resync block on its way
 	MutClearOnAck                    // the source clears bits on the target's ack, not after a barrier
+	MutCoolUnflushed                 // an extent cools before the local disk was flushed
 	MutEnd
 )

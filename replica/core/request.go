@@ -93,11 +93,11 @@ func (n *Node) submitWrite(o *op) {
 	} else {
 		n.markLocalOnly(o)
 	}
+	o.failed = !local
 	if local {
 		o.waits |= waitLocal
 		n.diskAction(o)
 	}
-	// A mirrored write that waits for nothing (diskless, nothing pending) cannot happen: mirror demands an ack when there is no local disk.
 }
 
 func (n *Node) refusal() IOResult {
@@ -174,7 +174,7 @@ func (n *Node) mirror(o *op, local bool) {
 	}
 	n.send(m, payload)
 	n.joinEpoch(o)
-	if o.fua && n.cfg.Net.Protocol == 'C' {
+	if o.fua && (n.cfg.Net.Protocol == 'C' || !local) {
 		o.waits |= waitBarrier
 		o.epoch = n.openEpoch.number
 		n.flushWait = append(n.flushWait, o)
@@ -204,8 +204,11 @@ func (n *Node) netDone(o *op, w waits, ok bool) {
 		o.v.ctr.Pending--
 	}
 	o.waits &^= w
-	if ok {
+	switch {
+	case ok:
 		o.remoteOK = true
+	case w&waitBarrier != 0:
+		o.remoteOK = false // acked, but whether it is stable nobody knows
 	}
 	if o.waits&waitNet == 0 {
 		n.unacked.remove(o)
@@ -225,11 +228,14 @@ func (n *Node) maybeComplete(o *op) {
 		n.lostOps = append(n.lostOps, o)
 		return
 	}
-	if o.failed && !o.remoteOK {
+	switch {
+	case o.failed && !o.remoteOK:
 		n.complete(o, IOError, 0)
-		return
+	case !n.dataAccessible(o.v):
+		n.complete(o, IONoData, 0) // both copies went away under it
+	default:
+		n.complete(o, IOOK, 0)
 	}
-	n.complete(o, IOOK, 0)
 }
 
 // freeze stops the submission of client writes, and the completion of those
@@ -334,9 +340,10 @@ func (n *Node) startFlush(v *volume, buf Buf) {
 			o.failed = r != IOOK
 			n.maybeComplete(o)
 		})
-	} else {
-		n.maybeComplete(o)
+		return
 	}
+	o.failed = o.waits != 0 // only the peer's disk can make it good
+	n.maybeComplete(o)
 }
 
 // flushEpoch closes the open epoch for a flush, and makes the flush wait for
@@ -349,7 +356,7 @@ func (n *Node) flushEpoch(o *op) {
 	if epoch == 0 || !n.connected() {
 		return
 	}
-	if n.cfg.Net.Protocol == 'C' && !mutant(MutFlushWithoutBarrier) {
+	if (n.cfg.Net.Protocol == 'C' || !o.v.writable()) && !mutant(MutFlushWithoutBarrier) {
 		o.waits |= waitBarrier
 		o.epoch = epoch
 		o.session = n.link.session

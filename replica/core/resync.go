@@ -27,7 +27,8 @@ type resync struct {
 	refilled  Time
 	starved   bool // the budget stops the next request
 	source    bool
-	confirmed bool // source: the barrier out now was sent after the resync began
+	run       uint64 // tells this resync from others
+	confirmed bool   // source: the barrier out now was sent after the resync began
 	acked     [2][]span
 	ackedBits uint64
 }
@@ -147,7 +148,8 @@ func (n *Node) openSource(v *volume) (syncUUID uint64) {
 func (n *Node) announceSource(v *volume, syncUUID uint64) {
 	n.sendUUIDs(v)
 	n.send(wire.Msg{Kind: wire.KindSyncUUID, Vol: v.id, Arg: syncUUID}, 0)
-	v.sync = resync{running: true, source: true, total: v.outOfSync(), start: n.now}
+	n.syncRuns++
+	v.sync = resync{running: true, source: true, run: n.syncRuns, total: v.outOfSync(), start: n.now}
 	n.change(v, func(s *State) { s.Conn = SyncSource })
 	n.logBegan(v, "SyncSource")
 	n.maybeConfirm(v)
@@ -490,18 +492,28 @@ func (y *resync) barrierSent() {
 	y.confirmed = true
 }
 
-// syncSourceStable: the barrier is acked, the blocks under it are stable at the target.
+// syncSourceStable: the barrier is acked, the blocks under it are stable at the
+// target. Before their bits go, our own copies must be stable too: a power cut
+// here would otherwise bring back old blocks that nothing marks.
 func (n *Node) syncSourceStable(v *volume) {
 	y := &v.sync
 	if v.st.Conn != SyncSource || !y.confirmed {
 		return
 	}
-	y.confirmed = false
-	for _, s := range y.acked[1] {
+	spans, run := y.acked[1], y.run
+	y.acked[1] = nil
+	n.flushDisk(v, func(r IOResult) {
+		if r == IOOK && v.sync.run == run && v.st.Conn == SyncSource {
+			n.clearSynced(v, spans)
+		}
+	})
+}
+
+func (n *Node) clearSynced(v *volume, spans []span) {
+	for _, s := range spans {
 		v.disk.bm.ClearRange(s.first, s.n)
-		y.ackedBits -= s.n
+		v.sync.ackedBits -= s.n
 	}
-	y.acked[1] = y.acked[1][:0]
 	if v.disk.bm.Count() == 0 {
 		n.finishSource(v)
 	}

@@ -1,0 +1,345 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// connectionBytesMax is the part of the server's budget one connection can
+// hold: one request of the largest size, or 16384 of the smallest.
+const connectionBytesMax = RequestBytesMax
+
+// acceptRetry is the pause after a failed accept, such as for want of
+// descriptors, before the next one.
+const acceptRetry = 50 * time.Millisecond
+
+// Errors of Server.
+var (
+	ErrServerClosed    = errors.New("nbd server is closed")
+	ErrDuplicateExport = errors.New("an export of this name exists")
+	ErrBadExportName   = errors.New("export name is longer than the protocol allows or contains NUL")
+)
+
+// Config sets a server's limits. A zero value means the default.
+type Config struct {
+	// Logger is told how connections begin and end; nil discards.
+	Logger *slog.Logger
+	// ConnectionsMax is the number of clients at a time, 128 by default. More
+	// are turned away.
+	ConnectionsMax int
+	// BytesInFlightMax bounds the memory of all requests in flight, 256 MiB by
+	// default; at least RequestBytesMax. Readers wait while it is used up.
+	BytesInFlightMax int64
+	// HandshakeTimeout bounds negotiation from accept on, 10 s by default.
+	HandshakeTimeout time.Duration
+	// StallTimeout, 60 s by default, bounds how long a client may stop in the
+	// middle of a payload it sends, or take nothing of the replies it asked
+	// for. A client without business may stay idle for ever.
+	StallTimeout time.Duration
+}
+
+func (cfg *Config) setDefaults() error {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&cfg.ConnectionsMax, 128)
+	setDefault(&cfg.BytesInFlightMax, 256<<20)
+	setDefault(&cfg.HandshakeTimeout, 10*time.Second)
+	setDefault(&cfg.StallTimeout, time.Minute)
+	if cfg.BytesInFlightMax < RequestBytesMax {
+		return fmt.Errorf("configure nbd server: BytesInFlightMax %d is below one request's %d", cfg.BytesInFlightMax, RequestBytesMax)
+	}
+	if cfg.ConnectionsMax < 0 || cfg.HandshakeTimeout < 0 || cfg.StallTimeout < 0 {
+		return errors.New("configure nbd server: a limit is negative")
+	}
+	return nil
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Server offers exports on any number of listeners. All connections share one
+// memory budget, so resources that can be suspended should not share a Server.
+type Server struct {
+	cfg    Config
+	pool   pool
+	budget budget
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex
+	exports   []Export // in the order they were added
+	conns     map[*conn]struct{}
+	listeners map[net.Listener]struct{}
+	closed    bool
+}
+
+// NewServer makes a server without exports.
+func NewServer(cfg Config) (*Server, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, conns: map[*conn]struct{}{}, listeners: map[net.Listener]struct{}{}}
+	s.budget.max = cfg.BytesInFlightMax
+	return s, nil
+}
+
+// Add offers e from now on.
+func (s *Server) Add(e Export) error {
+	if !validName([]byte(e.Name())) {
+		return fmt.Errorf("add export: %w", ErrBadExportName)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range s.exports {
+		if other.Name() == e.Name() {
+			return fmt.Errorf("add export %q: %w", e.Name(), ErrDuplicateExport)
+		}
+	}
+	s.exports = append(s.exports, e)
+	return nil
+}
+
+// Remove withdraws the export and disconnects its clients as Disconnect does.
+// The export is gone for new clients even when ctx ends the wait.
+func (s *Server) Remove(ctx context.Context, name string) error {
+	s.mu.Lock()
+	kept := make([]Export, 0, len(s.exports))
+	for _, e := range s.exports {
+		if e.Name() != name {
+			kept = append(kept, e)
+		}
+	}
+	s.exports = kept
+	s.mu.Unlock()
+	return s.Disconnect(ctx, name)
+}
+
+// Clients lists the connections that hold the export open.
+func (s *Server) Clients(name string) []ClientInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var clients []ClientInfo
+	for c := range s.conns {
+		if c.holding && c.opening == name {
+			clients = append(clients, c.info)
+		}
+	}
+	return clients
+}
+
+// Disconnect ends the connections of one export: requests already served are
+// answered, later ones get ESHUTDOWN, then the sockets close. It does not keep
+// new clients out; the export's Open must do so first. When ctx ends before the
+// handlers have answered, the sockets are cut and ctx's error is returned; the
+// handlers are still closed after their last reply.
+func (s *Server) Disconnect(ctx context.Context, name string) error {
+	s.mu.Lock()
+	var ending []*conn
+	for c := range s.conns {
+		if c.reserved && c.opening == name {
+			ending = append(ending, c)
+		}
+	}
+	s.mu.Unlock()
+	if err := revoke(ctx, ending); err != nil {
+		return fmt.Errorf("disconnect clients of %q: %w", name, err)
+	}
+	return nil
+}
+
+// Close stops accepting and ends every connection as Disconnect does. Listeners
+// given to Serve are closed.
+func (s *Server) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	var ending []*conn
+	for c := range s.conns {
+		ending = append(ending, c)
+	}
+	for l := range s.listeners {
+		_ = l.Close() // nothing depends on it any more
+	}
+	s.mu.Unlock()
+	if err := revoke(ctx, ending); err != nil {
+		return fmt.Errorf("close nbd server: %w", err)
+	}
+	s.wg.Wait()
+	return nil
+}
+
+func revoke(ctx context.Context, conns []*conn) error {
+	for _, c := range conns {
+		c.revoke()
+	}
+	for i, c := range conns {
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			for _, c := range conns[i:] {
+				shutdown(c.sock)
+			}
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (c *conn) revoke() {
+	c.revoked.Store(true)
+	c.kick()
+}
+
+// Serve accepts clients from l until the server or l is closed. It returns
+// ErrServerClosed after Close. Connections must be unix or TCP sockets.
+func (s *Server) Serve(l net.Listener) error {
+	if !s.track(l) {
+		_ = l.Close()
+		return ErrServerClosed
+	}
+	defer s.untrack(l)
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			s.admit(nc)
+			continue
+		}
+		if s.isClosed() {
+			return ErrServerClosed
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept: %w", err)
+		}
+		s.cfg.Logger.Warn("nbd accept failed", "listener", l.Addr().String(), "error", err)
+		time.Sleep(acceptRetry)
+	}
+}
+
+func (s *Server) track(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	s.wg.Add(1)
+	return true
+}
+
+func (s *Server) untrack(l net.Listener) {
+	s.mu.Lock()
+	delete(s.listeners, l)
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// admit starts a connection, or drops the client when there are too many.
+func (s *Server) admit(nc net.Conn) {
+	c, err := s.newConn(nc)
+	if err != nil {
+		_ = nc.Close()
+		s.cfg.Logger.Warn("nbd client turned away", "error", err)
+		return
+	}
+	s.wg.Go(func() {
+		err := c.run()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		s.logEnd(c.info, err)
+	})
+}
+
+func (s *Server) newConn(nc net.Conn) (*conn, error) {
+	sock, err := asSocket(nc)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newConn(s, sock)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return nil, ErrServerClosed
+	case len(s.conns) >= s.cfg.ConnectionsMax:
+		return nil, fmt.Errorf("%d clients are connected, the maximum", len(s.conns))
+	}
+	s.conns[c] = struct{}{}
+	return c, nil
+}
+
+func (s *Server) logEnd(info ClientInfo, err error) {
+	level := slog.LevelWarn
+	for _, normal := range []error{io.EOF, errDisconnected, errAborted, errRevoked} {
+		if errors.Is(err, normal) {
+			level = slog.LevelDebug
+		}
+	}
+	s.cfg.Logger.Log(context.Background(), level, "nbd client gone",
+		"export", info.Export, "network", info.Network, "address", info.Address, "pid", info.PID, "reason", err)
+}
+
+func (s *Server) exportList() []Export {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Export(nil), s.exports...)
+}
+
+// lookup finds an export; the empty name means the only one.
+func (s *Server) lookup(name string) (Export, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.exports {
+		if e.Name() == name {
+			return e, true
+		}
+	}
+	if name == "" && len(s.exports) == 1 {
+		return s.exports[0], true
+	}
+	return nil, false
+}
+
+// reserve notes that c is about to open the export, unless c is on its way out.
+func (s *Server) reserve(c *conn, name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.revoked.Load() || s.closed {
+		return false
+	}
+	c.opening, c.reserved = name, true
+	return true
+}
+
+// opened notes that c holds its export, unless it was revoked meanwhile.
+func (s *Server) opened(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.holding = true
+	return !c.revoked.Load()
+}
+
+// released notes that c no longer holds or opens an export.
+func (s *Server) released(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.opening, c.reserved, c.holding = "", false, false
+}

@@ -1,0 +1,187 @@
+package meta
+
+import (
+	"errors"
+	"fmt"
+
+	"replicad/bitmap"
+	"replicad/replica/disk"
+)
+
+// Store is the metadata of one volume on its device. Its methods may be called
+// from one goroutine at a time. After a method returned an error of the device
+// the content on disk is unknown and the caller detaches.
+//
+//	Open ──► ApplyAL ──► Attach ──► WriteAL, WriteSuper, WriteBitmapPages ...
+//	   └───► Dump, WriteSuper, Outdate, Invalidate (offline verbs)
+type Store struct {
+	data, md disk.Device
+	layout   Layout
+	super    Super
+	attached bool
+
+	// block is the buffer of all single-block writes.
+	block []byte
+}
+
+// Page is one 4 KiB page of the bitmap in its on-disk form.
+type Page struct {
+	Number int
+	Data   []byte // 4096 bytes
+}
+
+// transferMax is the largest read of log or bitmap, bytes.
+const transferMax = 256 << 10
+
+// Open reads the superblock of a volume whose data is on data and whose
+// metadata is on md, the same device for internal metadata. It writes nothing.
+// Errors: ErrNoMetadata, ErrSuperDamaged, ErrTooSmall, *MisfitError, or the
+// device's.
+func Open(data, md disk.Device, p Placement) (*Store, error) {
+	at, err := superPosition(p, md.Size())
+	if err != nil {
+		return nil, fmt.Errorf("locate meta data: %w", err)
+	}
+	s := &Store{data: data, md: md, block: newBlocks(1)}
+	if _, err := md.ReadAt(s.block, at.Bytes()); err != nil {
+		return nil, fmt.Errorf("read superblock: %w", err)
+	}
+	if s.super, err = ParseSuper(s.block); err != nil {
+		return nil, err
+	}
+	if s.layout, err = layoutOf(p, md.Size(), &s.super); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newBlocks returns an aligned buffer of n blocks.
+func newBlocks(n int) []byte { return disk.AlignedBuffer(n*blockSize, blockSize) }
+
+// Super returns a copy of the superblock as last read or written.
+func (s *Store) Super() Super { return s.super }
+
+// Layout returns where the metadata lies.
+func (s *Store) Layout() Layout { return s.layout }
+
+// Usable returns how much of the data device can hold data.
+func (s *Store) Usable() Sectors { return s.layout.Usable(s.data.Size()) }
+
+// Attach takes the metadata into use: the log's ring is empty, and the
+// superblock carries the magic that makes every tool ask for ApplyAL before
+// it believes the bitmap again. It returns ErrUnclean if the log has not been
+// applied (failure 165) and a *MisfitError if the last agreed size is more
+// than the device holds (failure 111).
+func (s *Store) Attach() error {
+	if s.attached {
+		return ErrAttached
+	}
+	if !s.super.Clean() {
+		return ErrUnclean
+	}
+	if usable := s.Usable(); s.super.LaSize > usable {
+		return &MisfitError{What: "last agreed size in sectors", Found: int64(s.super.LaSize), Expected: int64(usable)}
+	}
+	// A stale record would be taken for one of the life that begins now.
+	if err := s.clearRing(); err != nil {
+		return err
+	}
+	s.attached = true
+	super := s.super
+	return s.WriteSuper(&super)
+}
+
+// WriteSuper makes the superblock durable with new content. Size, offsets and
+// shape of the log are the disk's, whatever super says. While attached the
+// unclean magic is written; before, the state of the log stays as it is.
+func (s *Store) WriteSuper(super *Super) error {
+	next := *super
+	next.Size, next.AL = s.super.Size, s.super.AL
+	next.ALOffset, next.BMOffset = s.super.ALOffset, s.super.BMOffset
+	next.BytesPerBit = s.super.BytesPerBit
+	if s.attached {
+		next.Unclean = true
+		next.Flags &^= FlagALClean
+	} else {
+		next.Unclean = s.super.Unclean
+		next.Flags = next.Flags&^FlagALClean | s.super.Flags&FlagALClean
+	}
+	return s.writeSuper(next)
+}
+
+func (s *Store) writeSuper(next Super) error {
+	putSuper(s.block, &next)
+	if _, err := s.md.WriteDurable(s.block, s.layout.Super.Bytes()); err != nil {
+		return fmt.Errorf("write superblock: %w", err)
+	}
+	s.super = next
+	return nil
+}
+
+// WriteAL makes a transaction of the activity log durable, in place of the one
+// a whole ring ago. It allocates nothing.
+func (s *Store) WriteAL(tx *bitmap.Transaction) error {
+	if !s.attached {
+		return errors.New("write activity log: not attached")
+	}
+	PutALBlock(s.block, tx)
+	at := s.layout.AL.Bytes() + int64(s.layout.Geometry.position(tx.Number))*blockSize
+	if _, err := s.md.WriteDurable(s.block, at); err != nil {
+		return fmt.Errorf("write activity log: %w", err)
+	}
+	return nil
+}
+
+// ReadBitmap loads all of b from disk. What the disk holds for blocks beyond
+// the last agreed size is not defined.
+func (s *Store) ReadBitmap(b *bitmap.Bitmap) error {
+	if b.Pages() > s.layout.BitmapPages() {
+		return fmt.Errorf("read bitmap: %d bits do not fit into %d pages", b.Bits(), s.layout.BitmapPages())
+	}
+	return s.readArea("bitmap", s.layout.Bitmap, b.Pages(), func(page int, data []byte) error {
+		b.LoadPage(page, data)
+		return nil
+	})
+}
+
+// WriteBitmapPages writes pages of the bitmap and makes them durable with one
+// Sync, which on internal metadata also covers all data written before.
+func (s *Store) WriteBitmapPages(pages []Page) error {
+	for _, page := range pages {
+		if err := s.writePage(page); err != nil {
+			return fmt.Errorf("write bitmap page %d: %w", page.Number, err)
+		}
+	}
+	if err := s.md.Sync(); err != nil {
+		return fmt.Errorf("write bitmap: %w", err)
+	}
+	return nil
+}
+
+// writePage refuses what would fall on other metadata.
+func (s *Store) writePage(page Page) error {
+	if page.Number < 0 || page.Number >= s.layout.BitmapPages() || len(page.Data) != blockSize {
+		return fmt.Errorf("%d bytes for one of %d pages", len(page.Data), s.layout.BitmapPages())
+	}
+	_, err := s.md.WriteAt(page.Data, s.layout.Bitmap.Bytes()+int64(page.Number)*blockSize)
+	return err
+}
+
+// readArea reads n blocks from position at, a piece at a time, and hands each
+// block to use.
+func (s *Store) readArea(what string, at Sectors, n int, use func(block int, data []byte) error) error {
+	buf := newBlocks(min(max(n, 1), transferMax/blockSize))
+	for done := 0; done < n; {
+		part := buf[:min(n-done, len(buf)/blockSize)*blockSize]
+		if _, err := s.md.ReadAt(part, at.Bytes()+int64(done)*blockSize); err != nil {
+			return fmt.Errorf("read %s: %w", what, err)
+		}
+		for ; len(part) > 0; part = part[blockSize:] {
+			if err := use(done, part[:blockSize]); err != nil {
+				return err
+			}
+			done++
+		}
+	}
+	return nil
+}

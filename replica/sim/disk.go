@@ -1,0 +1,170 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"slices"
+)
+
+const (
+	sectorSize   = 512
+	blockSectors = 8 // sectors of a bitmap block
+	extentBlocks = 1024
+)
+
+// content stands for the 512 bytes of one sector: the number of the write
+// that made them and the sector's place in that write, so that a sector that
+// lands in the wrong place shows. 0 is all zeroes.
+type content uint32
+
+const placeBits = 11 // a write has at most 2048 sectors
+
+func contentOf(write uint32, place uint32) content {
+	return content(write<<placeBits | place&(1<<placeBits-1))
+}
+
+func (c content) write() uint32 { return uint32(c) >> placeBits }
+
+// disk is a backing device with a volatile cache. cache is what a reader sees
+// now. A sector that was written since the last flush also has a history: a
+// power cut leaves any one of those contents. Actions that were submitted but
+// had no effect yet are remembered per sector, because a crash lets each of
+// their sectors happen or not.
+type disk struct {
+	cache   []content
+	history map[uint32]*sectorHistory
+	unclean []uint32 // keys of history, in the order they appeared
+	clock   uint64   // counts effects
+	failing bool     // every action fails
+	failOne bool     // the next action fails
+}
+
+type sectorHistory struct {
+	older   []version // contents a power cut may bring back; the first is stable
+	pending []content // submitted, not yet effective
+}
+
+type version struct {
+	content content
+	until   uint64 // the effect that replaced it
+}
+
+func newDisk(sectors uint64, garbage uint32) *disk {
+	d := &disk{cache: make([]content, sectors), history: make(map[uint32]*sectorHistory)}
+	for i := range d.cache {
+		d.cache[i] = contentOf(garbage, uint32(i))
+	}
+	return d
+}
+
+func (d *disk) sector(s uint32) *sectorHistory {
+	h := d.history[s]
+	if h == nil {
+		h = &sectorHistory{}
+		d.history[s] = h
+		d.unclean = append(d.unclean, s)
+	}
+	return h
+}
+
+// submit notes that data is on its way to the sectors from first.
+func (d *disk) submit(first uint32, data []content) {
+	for i, c := range data {
+		h := d.sector(first + uint32(i))
+		h.pending = append(h.pending, c)
+	}
+}
+
+// write lets one submitted content reach the cache.
+func (d *disk) write(s uint32, c content) {
+	h := d.sector(s)
+	h.forget(c)
+	d.clock++
+	if d.cache[s] != c || len(h.older) > 0 {
+		h.older = append(h.older, version{d.cache[s], d.clock})
+	}
+	d.cache[s] = c
+}
+
+func (h *sectorHistory) forget(c content) {
+	if i := slices.Index(h.pending, c); i >= 0 {
+		h.pending = slices.Delete(h.pending, i, i+1)
+	}
+}
+
+// harden makes what sector s held when the clock stood at mark stable.
+func (d *disk) harden(s uint32, mark uint64) {
+	h := d.history[s]
+	if h == nil {
+		return
+	}
+	n := 0
+	for n < len(h.older) && h.older[n].until <= mark {
+		n++
+	}
+	h.older = h.older[n:]
+}
+
+// flushed makes everything stable that was in the cache at mark.
+func (d *disk) flushed(mark uint64) {
+	kept := d.unclean[:0]
+	for _, s := range d.unclean {
+		d.harden(s, mark)
+		if h := d.history[s]; len(h.older) == 0 && len(h.pending) == 0 {
+			delete(d.history, s)
+			continue
+		}
+		kept = append(kept, s)
+	}
+	d.unclean = kept
+}
+
+// kill is the end of the process: what was submitted happens or not, sector
+// by sector; the operating system keeps its cache.
+func (d *disk) kill(r *rand.Rand) {
+	for _, s := range slices.Clone(d.unclean) {
+		h := d.history[s]
+		pending := slices.Clone(h.pending)
+		for _, c := range pending {
+			if r.Uint64()&1 == 0 {
+				d.write(s, c)
+			}
+		}
+		h.pending = nil
+	}
+}
+
+// cut is the end of the machine: every sector falls back to what it held at
+// any time since it was last stable.
+func (d *disk) cut(r *rand.Rand) {
+	d.kill(r)
+	for _, s := range d.unclean {
+		if h := d.history[s]; len(h.older) > 0 && r.Uint64()%3 == 0 {
+			d.cache[s] = h.older[r.IntN(len(h.older))].content
+		}
+	}
+	d.history, d.unclean = make(map[uint32]*sectorHistory), nil
+}
+
+// leaves calls f with every content that a crash of the process and the
+// machine now could leave in sector s, the present one first, until f reports
+// false.
+func (d *disk) leaves(s uint32, f func(content) bool) bool {
+	if !f(d.cache[s]) {
+		return false
+	}
+	h := d.history[s]
+	if h == nil {
+		return true
+	}
+	for _, v := range h.older {
+		if !f(v.content) {
+			return false
+		}
+	}
+	for _, c := range h.pending {
+		if !f(c) {
+			return false
+		}
+	}
+	return true
+}

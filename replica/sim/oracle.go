@@ -1,0 +1,406 @@
+package sim
+
+import "slices"
+
+// oracle knows what the two disks and every reader may show. It learns only
+// of requests, their answers, and of events that may discard data; it knows
+// nothing of how the core works.
+//
+// Per volume it keeps, sector by sector, the set of acceptable contents
+//   - of each node's disk (image), and
+//   - of the device as the clients of a Primary see it (logical).
+//
+// A write is a candidate from its issue. When it completes, every candidate
+// that was complete before it was issued is gone. P7: a read returns a
+// candidate that was one at some time between its issue and its answer.
+//
+// What a completed write is owed (the promises of the design):
+//   - Disks that must hold it are those the Primary counted as good when it
+//     answered: its own if UpToDate, the peer's if connected and UpToDate
+//     (or a resync target, which gets every write).
+//   - P2, protocol C: both caches hold it, so killing processes loses nothing.
+//   - P3, protocol B: the peer holds it once it drained what it received.
+//   - P4, protocol A: what the peer holds is closed under "completed before
+//     issued" (closure); what an acknowledged barrier covers is there.
+//   - P1: a completed FLUSH or FUA, protocol C: no power cut of either node
+//     brings back anything older than a write completed before it (durable).
+//
+// P16: writes that completed on one disk only are that disk's own history
+// (lineage). A resync may overwrite a disk only if the source has all of its
+// history, or after a command that says so.
+type oracle struct {
+	fail     func(property, format string, args ...any)
+	protocol byte
+	writes   []write // by number; 0 is unused
+	inFlight []uint32
+	vols     []*volumeOracle
+	tokens   int
+}
+
+type write struct {
+	vol          int
+	first, count uint32
+	zero         bool
+	node         int
+	issued, done int64 // done: 0 = not (successfully) completed
+}
+
+type volumeOracle struct {
+	image   [2]*register
+	logical [2]*register
+	history [2]map[uint32][]uint32 // each Primary's writes to a sector since the last promotion, as issued
+	lineage [2]lineage
+}
+
+// lineage names the writes that only one disk was promised to hold.
+type lineage struct {
+	tokens  []int
+	open    bool // the last token still stands for new writes
+	broken  bool // the disk is being overwritten, or was and that never finished
+	allowed bool // a command or a new disk allows to discard it
+}
+
+func newOracle(o *Options, fail func(string, string, ...any)) *oracle {
+	return &oracle{fail: fail, protocol: o.Protocol, writes: make([]write, 1)}
+}
+
+func (v *volumeOracle) forgetHistory() {
+	for i := range v.history {
+		v.history[i] = make(map[uint32][]uint32)
+	}
+}
+
+// garbage takes the number of a write that was never made, for the initial
+// content of a disk.
+func (o *oracle) garbage() uint32 {
+	o.writes = append(o.writes, write{node: -1})
+	return uint32(len(o.writes) - 1)
+}
+
+// begin tells the oracle what the disks hold at the start.
+func (o *oracle) begin(images [2][][]content) {
+	for v := range images[0] {
+		vo := &volumeOracle{}
+		vo.forgetHistory()
+		for i := range images {
+			vo.image[i] = newRegister(images[i][v], 0)
+		}
+		o.vols = append(o.vols, vo)
+	}
+}
+
+// --- requests
+
+// issue numbers a write and makes it a candidate everywhere.
+func (o *oracle) issue(now int64, node, vol int, first, count uint32, zero bool) uint32 {
+	o.writes = append(o.writes, write{vol: vol, first: first, count: count, zero: zero, node: node, issued: now})
+	id := uint32(len(o.writes) - 1)
+	o.inFlight = append(o.inFlight, id)
+	v := o.vols[vol]
+	for s := range count {
+		c := o.written(id, s)
+		v.history[node][first+s] = append(v.history[node][first+s], id)
+		for _, r := range []*register{v.logical[node], v.image[0], v.image[1]} {
+			if r != nil {
+				r.submit(first+s, c)
+			}
+		}
+	}
+	return id
+}
+
+// written is what write id leaves in its sector number place.
+func (o *oracle) written(id, place uint32) content {
+	if o.writes[id].zero {
+		return 0
+	}
+	return contentOf(id, place)
+}
+
+// completed notes a successful answer; holds says which disks must have it.
+func (o *oracle) completed(now int64, id uint32, holds [2]bool) {
+	w := &o.writes[id]
+	o.endFlight(id)
+	w.done = now
+	v := o.vols[w.vol]
+	for s := range w.count {
+		c := o.written(id, s)
+		if r := v.logical[w.node]; r != nil {
+			r.settle(w.first+s, c, w.issued, now)
+		}
+		for i, r := range v.image {
+			if holds[i] && (o.protocol != 'A' || i == w.node) {
+				r.settle(w.first+s, c, w.issued, now)
+			} else {
+				r.leave(w.first+s, c, now, holds[i])
+			}
+		}
+	}
+	for i := range holds {
+		if holds[i] && !holds[1-i] {
+			o.solo(v, i)
+		}
+	}
+}
+
+// failed notes an unsuccessful answer: the write may have happened or not.
+func (o *oracle) failed(now int64, id uint32) {
+	w := &o.writes[id]
+	o.endFlight(id)
+	v := o.vols[w.vol]
+	for s := range w.count {
+		for _, r := range []*register{v.logical[w.node], v.image[0], v.image[1]} {
+			if r != nil {
+				r.leave(w.first+s, o.written(id, s), now, true)
+			}
+		}
+	}
+}
+
+func (o *oracle) endFlight(id uint32) {
+	if i := slices.Index(o.inFlight, id); i >= 0 {
+		o.inFlight = slices.Delete(o.inFlight, i, i+1)
+	}
+}
+
+// read checks what a client was told (P7).
+func (o *oracle) read(now, issued int64, node, vol int, first uint32, data []content) {
+	r := o.vols[vol].logical[node]
+	if r == nil {
+		o.fail("P7", "node %d answers a read of sector %d+%d, and is no Primary", node, first, len(data))
+		return
+	}
+	for i, c := range data {
+		s := first + uint32(i)
+		if !r.allows(s, c, issued) {
+			o.fail("P7", "node %d volume %d sector %d reads as %s; acceptable: %s", node, vol, s, o.name(c), o.names(r.get(s)))
+			return
+		}
+		if c != 0 {
+			r.observe(s, c, issued, now, o.writes[c.write()].issued)
+		}
+	}
+}
+
+// --- disks
+
+// mirrored notes that a peer's disk was given contents of a write.
+func (o *oracle) mirrored(now int64, node, vol int, first uint32, data []content) {
+	for i, c := range data {
+		done := now
+		if c != 0 {
+			done = o.writes[c.write()].done
+		}
+		o.vols[vol].image[node].touch(first+uint32(i), c, done)
+	}
+}
+
+// acknowledged notes that node said a mirrored write is stable.
+func (o *oracle) acknowledged(now int64, node int, id uint32) {
+	w := &o.writes[id]
+	if o.protocol != 'A' || w.node == node {
+		return
+	}
+	for s := range w.count {
+		o.vols[w.vol].image[node].settle(w.first+s, o.written(id, s), w.issued, now)
+	}
+}
+
+// holds checks that a disk's cache has the sectors as they must be now (P2).
+func (o *oracle) holds(now int64, node, vol int, first, count uint32, cache []content, property, when string) {
+	r := o.vols[vol].image[node]
+	for s := first; s < first+count; s++ {
+		if !r.allows(s, cache[s], now) {
+			o.fail(property, "%s: node %d volume %d sector %d holds %s; acceptable: %s", when, node, vol, s, o.name(cache[s]), o.names(r.get(s)))
+			return
+		}
+	}
+}
+
+// durable checks that no crash of node brings back what a completed flush
+// issued at before has replaced (P1). only, if not 0, is the one write that
+// counts: a completed FUA.
+func (o *oracle) durable(primary, node, vol int, d *disk, before int64, only uint32) {
+	sectors := d.unclean
+	if only != 0 {
+		w := &o.writes[only]
+		sectors = make([]uint32, 0, w.count)
+		for s := range w.count {
+			sectors = append(sectors, w.first+s)
+		}
+	}
+	for _, s := range sectors {
+		d.leaves(s, func(c content) bool {
+			if id := o.superseded(primary, vol, s, c, before, only); id != 0 {
+				o.fail("P1", "flush done, but after a power cut node %d volume %d sector %d may hold %s, older than %s", node, vol, s, o.name(c), o.name(contentOf(id, 0)))
+				return false
+			}
+			return true
+		})
+	}
+}
+
+// superseded finds a write of sector s that completed before the given time
+// and that surely came after content c; 0 if there is none.
+func (o *oracle) superseded(primary, vol int, s uint32, c content, before int64, only uint32) uint32 {
+	for _, id := range o.vols[vol].history[primary][s] {
+		w := &o.writes[id]
+		if only != 0 && id != only || only == 0 && (w.done == 0 || w.done >= before) {
+			continue
+		}
+		if c == o.written(id, s-w.first) {
+			continue
+		}
+		if o.older(vol, s, c, w) {
+			return id
+		}
+	}
+	return 0
+}
+
+// older reports that content c of sector s was surely there before w. What
+// another Primary wrote was: it is what w's Primary began with.
+func (o *oracle) older(vol int, s uint32, c content, w *write) bool {
+	if c != 0 {
+		x := &o.writes[c.write()]
+		return x.node != w.node || x.done != 0 && x.done < w.issued
+	}
+	for _, id := range o.vols[vol].history[w.node][s] { // any of the writes of zeroes may have made it
+		x := &o.writes[id]
+		if x.zero && (x.done == 0 || x.done >= w.issued) {
+			return false
+		}
+	}
+	return true
+}
+
+// closure checks (P4) that the writes visible in an image are closed under
+// "completed before issued": no write of the other node is missing that
+// completed before one that is there was issued.
+func (o *oracle) closure(node, vol int, image []content) {
+	missing, visible := int64(1)<<62, int64(-1)
+	var lost, seen uint32
+	for s, history := range o.vols[vol].history[1-node] {
+		c := image[s]
+		for _, id := range history {
+			w := &o.writes[id]
+			if c == o.written(id, s-w.first) {
+				if c != 0 && w.issued > visible {
+					visible, seen = w.issued, id
+				}
+				continue
+			}
+			if w.done != 0 && w.done < missing && o.older(vol, s, c, w) {
+				missing, lost = w.done, id
+			}
+		}
+	}
+	if missing < visible {
+		o.fail("P4", "node %d volume %d holds %s but lacks %s, which completed before that was issued", node, vol, o.name(contentOf(seen, 0)), o.name(contentOf(lost, 0)))
+	}
+}
+
+// crashed notes the end of a node: its clients are gone, its disks hold what
+// they hold. whole says which of them must still be acceptable as they are.
+func (o *oracle) crashed(now int64, node int, whole []bool, images [][]content) {
+	for _, id := range slices.Clone(o.inFlight) {
+		if o.writes[id].node == node {
+			o.abandon(now, id)
+		}
+	}
+	for vol, v := range o.vols {
+		v.logical[node] = nil
+		if whole[vol] {
+			o.holds(now, node, vol, 0, uint32(len(images[vol])), images[vol], "P2", "after a kill")
+		}
+		v.image[node].rebase(images[vol], now)
+		v.lineage[node].open = false
+	}
+}
+
+// abandon ends a write whose Primary is gone: the peer may get it yet.
+func (o *oracle) abandon(now int64, id uint32) {
+	w := &o.writes[id]
+	o.endFlight(id)
+	for s := range w.count {
+		for _, r := range o.vols[w.vol].image {
+			r.leave(w.first+s, o.written(id, s), now, true)
+		}
+	}
+}
+
+// --- roles and resync
+
+// promoted begins the view of a new Primary's clients: the content of the
+// disk it serves from, which must be acceptable unless it was forced.
+func (o *oracle) promoted(now int64, node, vol, source int, image []content, strict bool) {
+	v := o.vols[vol]
+	if strict {
+		o.holds(now, source, vol, 0, uint32(len(image)), image, "P3", "at promotion")
+	}
+	if source == node {
+		v.image[node].rebase(image, now)
+	}
+	v.logical[node] = newRegister(image, now)
+	v.forgetHistory()
+}
+
+func (o *oracle) demoted(node, vol int) { o.vols[vol].logical[node] = nil }
+
+// forced notes that the operator declared a node's disk good.
+func (o *oracle) forced(node, vol int) {
+	l := &o.vols[vol].lineage[node]
+	l.broken, l.allowed = false, false
+	o.solo(o.vols[vol], node)
+}
+
+// solo notes a write that only one disk holds.
+func (o *oracle) solo(v *volumeOracle, node int) {
+	l := &v.lineage[node]
+	if l.open {
+		return
+	}
+	o.tokens++
+	l.tokens = append(l.tokens, o.tokens)
+	l.open = true
+}
+
+// allow notes that a command lets a resync overwrite a node's disk.
+func (o *oracle) allow(node, vol int, yes bool) { o.vols[vol].lineage[node].allowed = yes }
+
+// replaced notes that a node has a new, empty disk.
+func (o *oracle) replaced(now int64, node, vol int, image []content) {
+	v := o.vols[vol]
+	v.image[node].rebase(image, now)
+	v.lineage[node] = lineage{broken: true}
+}
+
+// resyncStarts checks P16 and P14: the target loses nothing that the source
+// lacks, and the source is whole.
+func (o *oracle) resyncStarts(vol, source, target int) {
+	v := o.vols[vol]
+	from, to := &v.lineage[source], &v.lineage[target]
+	if from.broken {
+		o.fail("P14", "volume %d: node %d is the source of a resync, and its own disk was left half overwritten", vol, source)
+	}
+	if !to.broken && !to.allowed {
+		for _, t := range to.tokens {
+			if !slices.Contains(from.tokens, t) {
+				o.fail("P16", "volume %d: a resync overwrites node %d, which completed writes that node %d never had (history %d)", vol, target, source, t)
+			}
+		}
+	}
+}
+
+// resyncWrites notes that the target begins to be overwritten.
+func (o *oracle) resyncWrites(vol, target int) {
+	o.vols[vol].lineage[target].broken = true
+}
+
+// resyncEnds makes the target's disk what the source's is.
+func (o *oracle) resyncEnds(now int64, vol, source, target int) {
+	v := o.vols[vol]
+	v.image[target].copyFrom(v.image[source])
+	v.lineage[target] = lineage{tokens: slices.Clone(v.lineage[source].tokens)}
+	v.lineage[source].open = false
+}

@@ -1,0 +1,186 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// register is the set of acceptable contents of every sector of one view of a
+// volume. Sectors without candidates of their own hold what base says.
+type register struct {
+	base  []content
+	since int64
+	cands map[uint32][]cand
+}
+
+// cand is an acceptable content.
+type cand struct {
+	content content
+	done    int64 // when its write completed, the largest number while it has not
+	pending int   // writes in flight that would leave it
+	real    bool  // it may be there: it was submitted here, or completed
+	gone    int64 // when it stopped being acceptable, 0 = it is
+}
+
+const never = int64(1) << 62
+
+func newRegister(image []content, now int64) *register {
+	r := &register{}
+	r.rebase(image, now)
+	return r
+}
+
+// rebase makes the register exactly what an image holds.
+func (r *register) rebase(image []content, now int64) {
+	r.base, r.since = slices.Clone(image), now
+	r.cands = make(map[uint32][]cand)
+}
+
+// copyFrom makes r what o is, but keeps its own writes in flight.
+func (r *register) copyFrom(o *register) {
+	kept := r.cands
+	r.since = o.since
+	r.cands = make(map[uint32][]cand, len(o.cands))
+	copy(r.base, o.base) // disks may differ in size; the common part counts
+	for s, list := range o.cands {
+		r.cands[s] = slices.Clone(list)
+	}
+	for s, list := range kept {
+		for _, c := range list {
+			if c.pending > 0 && c.gone == 0 {
+				x := r.find(s, c.content)
+				x.pending, x.real, x.done, x.gone = max(x.pending, c.pending), true, c.done, 0
+			}
+		}
+	}
+}
+
+func (r *register) get(s uint32) []cand {
+	if list, ok := r.cands[s]; ok {
+		return list
+	}
+	return []cand{{content: r.base[s], done: r.since, real: true}}
+}
+
+// find returns the candidate, adding it if need be. The pointer is good until
+// the next call.
+func (r *register) find(s uint32, c content) *cand {
+	list := r.get(s)
+	i := slices.IndexFunc(list, func(x cand) bool { return x.content == c })
+	if i < 0 {
+		i = len(list)
+		list = append(list, cand{content: c, done: never, gone: -1})
+	}
+	r.cands[s] = list
+	return &list[i]
+}
+
+// submit makes c a candidate because a write of it was issued.
+func (r *register) submit(s uint32, c content) {
+	x := r.find(s, c)
+	if x.gone != 0 {
+		x.gone, x.done, x.real = 0, never, false
+	}
+	x.pending++
+}
+
+// settle notes that a write of c, issued at that time, completed.
+func (r *register) settle(s uint32, c content, issued, now int64) {
+	x := r.find(s, c)
+	x.gone, x.done, x.real = 0, now, true
+	x.pending = max(0, x.pending-1)
+	r.retire(s, c, issued, now)
+}
+
+// retire removes what was complete before the given time.
+func (r *register) retire(s uint32, keep content, before, now int64) {
+	list := r.cands[s]
+	for i := range list {
+		x := &list[i]
+		if x.content != keep && x.gone == 0 && x.pending == 0 && x.done < before {
+			x.gone = now
+		}
+	}
+}
+
+// leave notes that a write of c ended without this view being promised it.
+// It stays acceptable if it may have got here.
+func (r *register) leave(s uint32, c content, now int64, maybe bool) {
+	x := r.find(s, c)
+	x.real = x.real || maybe
+	x.pending = max(0, x.pending-1)
+	if x.pending == 0 || x.real {
+		x.done = now
+	}
+	if x.pending == 0 && !x.real {
+		x.gone = now
+	}
+}
+
+// touch notes that c was submitted to the disk of this view.
+func (r *register) touch(s uint32, c content, done int64) {
+	x := r.find(s, c)
+	x.real = true
+	if x.gone != 0 {
+		x.gone = 0
+		x.done = done
+		if done == 0 {
+			x.done = never
+		}
+	}
+}
+
+// allows reports whether c is acceptable, or was at since or later.
+func (r *register) allows(s uint32, c content, since int64) bool {
+	list, ok := r.cands[s]
+	if !ok {
+		return r.base[s] == c
+	}
+	for i := range list {
+		if x := &list[i]; x.content == c {
+			return x.gone == 0 || x.gone > 0 && x.gone >= since
+		}
+	}
+	return false
+}
+
+// observe notes that a read issued at that time returned c: what was complete
+// before the read began and is not c can never be seen again, and neither can
+// what was complete before c's own write was issued.
+func (r *register) observe(s uint32, c content, readIssued, now, writeIssued int64) {
+	if _, ok := r.cands[s]; !ok {
+		return
+	}
+	x := r.find(s, c)
+	if x.gone != 0 {
+		return
+	}
+	if x.pending == 0 {
+		r.retire(s, c, readIssued, now)
+	} else {
+		r.retire(s, c, writeIssued, now)
+	}
+}
+
+// name describes a content.
+func (o *oracle) name(c content) string {
+	switch {
+	case c == 0:
+		return "zeroes"
+	case o.writes[c.write()].node < 0:
+		return fmt.Sprintf("garbage %d", c.write())
+	}
+	w := &o.writes[c.write()]
+	return fmt.Sprintf("write %d.%d (node %d, sector %d+%d, issued %s, done %s)", c.write(), uint32(c)&(1<<placeBits-1), w.node, w.first, w.count, nanos(w.issued), nanos(w.done))
+}
+
+func (o *oracle) names(list []cand) string {
+	var names []string
+	for _, x := range list {
+		if x.gone == 0 {
+			names = append(names, o.name(x.content))
+		}
+	}
+	return strings.Join(names, " | ")
+}

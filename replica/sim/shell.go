@@ -1,0 +1,308 @@
+package sim
+
+import (
+	"slices"
+
+	"replicad/replica/core"
+	"replicad/wire"
+)
+
+// --- disk actions
+
+// startDisk submits a disk action. Its effect and its answer come later, in
+// any order with others.
+func (n *node) startDisk(a *core.Action) {
+	v := n.vols[a.Vol]
+	o := &action{id: a.Op, kind: a.Kind, vol: v.id, buf: a.Buf, first: uint32(a.Off / sectorSize), count: a.Len / sectorSize, fua: a.FUA}
+	if !n.enlist(o) || !n.inside(o, a, v) || !n.holdBuffer(o, v) {
+		return
+	}
+	switch a.Kind {
+	case core.ActDiskTrim, core.ActDiskZero:
+		o.data = make([]content, o.count)
+		n.begins(v.id, o.first, o.count)
+	case core.ActDiskFlush:
+		o.mark = v.disk.clock
+	}
+	if o.data != nil {
+		n.beginWrite(o, v)
+	}
+	o.fails = v.disk.failing || v.disk.failOne
+	v.disk.failOne = false
+	n.after(n.latency(), atDiskEffect, uint64(a.Op))
+}
+
+// enlist files an action that will be answered.
+func (n *node) enlist(o *action) bool {
+	if n.ops[o.id] != nil || o.id == 0 {
+		n.w.fail("contract", "node %s starts operation %d, which is in flight", n.name(), o.id)
+		return false
+	}
+	n.ops[o.id] = o
+	n.live = append(n.live, o)
+	return true
+}
+
+func (n *node) inside(o *action, a *core.Action, v *volume) bool {
+	end := a.Off + uint64(a.Len)
+	ok := v.attached && a.Off%sectorSize == 0 && a.Len%sectorSize == 0 && end <= v.size
+	if a.Kind != core.ActDiskFlush {
+		ok = ok && a.Len > 0
+	}
+	if !ok {
+		n.w.fail("contract", "node %s volume %d (attached %v, %d bytes): disk action %d at %d+%d", n.name(), v.id, v.attached, v.size, a.Kind, a.Off, a.Len)
+	}
+	return ok
+}
+
+// holdBuffer finds the data of a write and marks its buffer in use.
+func (n *node) holdBuffer(o *action, v *volume) bool {
+	needs := o.kind == core.ActDiskWrite || o.kind == core.ActDiskRead && o.buf != 0
+	if !needs {
+		return true
+	}
+	b := n.bufs.get(o.buf)
+	if b == nil || len(b.data) != int(o.count) || b.vol != v.id || b.first != o.first {
+		n.w.fail("buffers", "node %s operation %d names buffer %d, which does not hold sector %d+%d of volume %d", n.name(), o.id, o.buf, o.first, o.count, v.id)
+		return false
+	}
+	b.writers++
+	if o.kind == core.ActDiskWrite {
+		o.data = slices.Clone(b.data)
+		o.resync = b.kind == uint8(wire.KindResyncReply)
+	}
+	return true
+}
+
+// beginWrite submits a write to the disk and checks what must hold by now.
+func (n *node) beginWrite(o *action, v *volume) {
+	b := n.bufs.get(o.buf)
+	client := b != nil && b.request != nil
+	if !client && !o.resync {
+		m, before := n.epochs.begin(v.id, o.first, o.count)
+		if m != nil {
+			m.write = o.data[0].write()
+			n.mustBeStable(before, "submits a write that came after")
+			n.w.oracle.mirrored(n.w.stamp(), n.id, v.id, o.first, o.data)
+		}
+		o.mirror = m
+	}
+	if o.resync && !v.meta.surelyNot(core.FlagConsistent) {
+		n.w.fail("P14", "node %s volume %d writes a resync block while its metadata calls the disk consistent", n.name(), v.id)
+	}
+	v.disk.submit(o.first, o.data)
+	n.w.touched(v.id, o.first, o.count)
+}
+
+func (n *node) latency() core.Duration {
+	d := n.w.between(10*microsecond, n.w.opt.DiskDelay)
+	if n.w.chance(n.w.opt.Spike) {
+		d *= 50
+	}
+	return d
+}
+
+// diskEffect is the moment at which an action touches the disk.
+func (n *node) diskEffect(id core.Op) {
+	o := n.ops[id]
+	v := n.vols[o.vol]
+	o.effect = true
+	switch {
+	case o.data != nil:
+		n.writeEffect(o, v)
+	case o.kind == core.ActDiskRead && !o.fails:
+		n.readEffect(o, v)
+	case o.kind == core.ActDiskFlush && !o.fails:
+		v.disk.flushed(o.mark)
+	}
+	n.after(n.w.between(microsecond, 20*microsecond), atDiskDone, uint64(id))
+}
+
+// writeEffect lets the sectors reach the cache; of a failed write, some.
+func (n *node) writeEffect(o *action, v *volume) {
+	for i, c := range o.data {
+		s := o.first + uint32(i)
+		if o.fails && n.w.coin() {
+			v.disk.sector(s).forget(c)
+			continue
+		}
+		v.disk.write(s, c)
+		if o.fua && !o.fails {
+			v.disk.harden(s, v.disk.clock)
+		}
+	}
+	if o.mirror != nil {
+		o.mirror.done, o.mirror.failed, o.mirror.mark = true, o.fails, v.disk.clock
+	}
+	n.w.touched(v.id, o.first, o.count)
+}
+
+func (n *node) readEffect(o *action, v *volume) {
+	data := v.disk.cache[o.first : o.first+o.count]
+	if o.buf != 0 {
+		copy(n.bufs.get(o.buf).data, data)
+		return
+	}
+	m := wire.Msg{Kind: wire.KindResyncReply, Vol: uint16(v.id), Off: uint64(o.first) * sectorSize, Len: o.count * sectorSize}
+	o.payload = n.takePayload(&m, slices.Clone(data))
+}
+
+func (n *node) diskDone(id core.Op) {
+	o := n.retire(id)
+	e := core.Event{Kind: core.EvDiskDone, Op: id, Buf: o.payload}
+	if o.fails {
+		e.Result = core.IOError
+		n.w.reached.hit(markDiskError)
+	}
+	if b := n.bufs.get(o.buf); b != nil && b.writers > 0 {
+		b.writers--
+	}
+	n.event(e)
+	n.maybeDetached(n.vols[o.vol])
+}
+
+// retire takes an answered action off the books.
+func (n *node) retire(id core.Op) *action {
+	o := n.ops[id]
+	delete(n.ops, id)
+	n.live = slices.DeleteFunc(n.live, func(p *action) bool { return p == o })
+	return o
+}
+
+// --- metadata actions
+
+func (n *node) startMeta(a *core.Action) {
+	v := n.vols[a.Vol]
+	o := &action{id: a.Op, kind: a.Kind, vol: v.id, act: *a}
+	if !n.enlist(o) {
+		return
+	}
+	m := v.meta
+	switch {
+	case !v.attached:
+		n.w.fail("contract", "node %s volume %d: metadata action %d without a disk", n.name(), v.id, a.Kind)
+	case a.Kind == core.ActMetaSuper && m.superNext != nil, a.Kind == core.ActMetaAL && m.slotsNext != nil:
+		n.w.fail("contract", "node %s volume %d: two metadata actions of kind %d at once", n.name(), v.id, a.Kind)
+	}
+	switch a.Kind {
+	case core.ActMetaSuper:
+		m.superNext = a.Super
+	case core.ActMetaAL:
+		n.checkTransaction(v, a)
+		m.slotsNext = m.applied(a.Tx)
+	case core.ActMetaBitmap:
+		m.pagesNext = append(m.pagesNext, a.Pages)
+	}
+	o.fails = v.disk.failing
+	n.w.diverged()
+	n.after(n.latency(), atMetaDone, uint64(a.Op))
+}
+
+func (n *node) checkTransaction(v *volume, a *core.Action) {
+	if a.Tx.Number != v.meta.number {
+		n.w.fail("contract", "node %s volume %d: activity-log transaction %d, expected %d", n.name(), v.id, a.Tx.Number, v.meta.number)
+	}
+	for _, u := range a.Tx.Updates {
+		if int(u.Slot) >= len(v.meta.slots) {
+			n.w.fail("contract", "node %s volume %d: activity-log slot %d", n.name(), v.id, u.Slot)
+		}
+	}
+}
+
+func (n *node) metaDone(id core.Op) {
+	o := n.retire(id)
+	v := n.vols[o.vol]
+	e := core.Event{Kind: core.EvMetaDone, Op: id}
+	if o.fails {
+		e.Result = core.IOError
+		v.meta.abandon(o, n.w.coin)
+	} else {
+		v.meta.commit(o)
+	}
+	n.w.diverged()
+	n.event(e)
+	n.maybeDetached(v)
+}
+
+// commit makes a submitted metadata action stable.
+func (m *metaStore) commit(o *action) {
+	switch o.kind {
+	case core.ActMetaSuper:
+		m.super, m.superNext = *o.act.Super, nil
+	case core.ActMetaAL:
+		m.slots, m.slotsNext = m.slotsNext, nil
+		m.number++
+	case core.ActMetaBitmap:
+		m.storePages(o.act.Pages)
+		m.endPages(o.act.Pages)
+	}
+}
+
+// endPages takes a bitmap write that was answered off the list.
+func (m *metaStore) endPages(pages []core.PageImage) {
+	m.pagesNext = slices.DeleteFunc(m.pagesNext, func(p []core.PageImage) bool { return &p[0] == &pages[0] })
+}
+
+// abandon ends a failed metadata action: it happened or not.
+func (m *metaStore) abandon(o *action, coin func() bool) {
+	switch o.kind {
+	case core.ActMetaSuper:
+		if coin() {
+			m.super = *m.superNext
+		}
+		m.superNext = nil
+	case core.ActMetaAL:
+		if coin() {
+			m.slots = m.slotsNext
+		}
+		m.slotsNext = nil
+	case core.ActMetaBitmap:
+		if coin() {
+			m.storePages(o.act.Pages)
+		}
+		m.endPages(o.act.Pages)
+	}
+}
+
+func (m *metaStore) surelyNot(flag core.MetaFlags) bool {
+	return m.super.Flags&flag == 0 && (m.superNext == nil || m.superNext.Flags&flag == 0)
+}
+
+// --- gate and detach
+
+// closeGate stops reads that bypass the core; it answers when none is left.
+func (n *node) closeGate(a *core.Action) {
+	v := n.vols[a.Vol]
+	v.gate = false
+	if v.gateOp != 0 {
+		n.w.fail("contract", "node %s volume %d: gate closed twice", n.name(), v.id)
+	}
+	v.gateOp = a.Op
+	n.drainGate(v)
+}
+
+func (n *node) drainGate(v *volume) {
+	if v.gateOp != 0 && v.readers == 0 {
+		n.after(n.w.between(microsecond, 20*microsecond), atGate, uint64(v.gateOp))
+		v.gateOp = 0
+	}
+}
+
+func (n *node) gateClosed(op core.Op) {
+	n.event(core.Event{Kind: core.EvGateClosed, Op: op})
+}
+
+// maybeDetached answers ActDetach once nothing runs on the disk.
+func (n *node) maybeDetached(v *volume) {
+	running := slices.ContainsFunc(n.live, func(o *action) bool { return o.vol == v.id })
+	if v.leaving && !running && v.readers == 0 {
+		v.leaving = false
+		n.after(n.w.between(microsecond, millisecond), atDetached, uint64(v.id))
+	}
+}
+
+func (n *node) detached(vol int) {
+	v := n.vols[vol]
+	v.attached = false
+	n.event(core.Event{Kind: core.EvDetached, Vol: uint16(vol)})
+}

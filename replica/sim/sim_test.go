@@ -1,0 +1,117 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	seedsFlag = flag.Int("seeds", 200, "number of seeds to simulate")
+	seedFlag  = flag.Uint64("seed", 0, "replay this one seed with a trace")
+	firstFlag = flag.Uint64("first", 1, "first seed")
+)
+
+// coverageSeeds is how many seeds must reach every interesting situation.
+const coverageSeeds = 1000
+
+// tailLines is how much of a failing seed's trace is printed.
+const tailLines = 60
+
+func TestSim(t *testing.T) {
+	if *seedFlag != 0 {
+		replay(t, *seedFlag)
+		return
+	}
+	start := time.Now()
+	total, reached, failed := runSeeds(*firstFlag, *seedsFlag, 1)
+	t.Logf("%s in %.1f s", summarise(*seedsFlag, &total), time.Since(start).Seconds())
+	t.Logf("situations reached:\n%v", &reached)
+	if len(failed) > 0 {
+		explain(t, failed[0])
+		return
+	}
+	if missing := reached.Missing(); *seedsFlag >= coverageSeeds && len(missing) > 0 {
+		t.Errorf("%d seeds never reached: %s", *seedsFlag, strings.Join(missing, ", "))
+	}
+}
+
+// runSeeds simulates seeds on all cores until failures many broke a promise.
+func runSeeds(first uint64, seeds, failures int) (total Counts, reached marks, failed []*Failure) {
+	var next atomic.Uint64
+	var mu sync.Mutex
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for {
+				i := next.Add(1) - 1
+				mu.Lock()
+				enough := i >= uint64(seeds) || len(failed) >= failures
+				mu.Unlock()
+				if enough {
+					return
+				}
+				c, m, f := Run(OptionsOf(first+i), nil)
+				mu.Lock()
+				total.add(&c)
+				reached.add(&m)
+				if f != nil {
+					failed = append(failed, f)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	workers.Wait()
+	return total, reached, failed
+}
+
+func summarise(seeds int, c *Counts) string {
+	var faults []string
+	for f, n := range c.Faults {
+		faults = append(faults, fmt.Sprintf("%s %d", faultNames[f], n))
+	}
+	return fmt.Sprintf("%d seeds, %d events, %d requests, %d messages, %d checks; accidents: %s",
+		seeds, c.Steps, c.Requests, c.Messages, c.Checks, strings.Join(faults, ", "))
+}
+
+// explain runs a failing seed again, for the end of its trace.
+func explain(t *testing.T, f *Failure) {
+	t.Helper()
+	tail := make([]string, 0, tailLines)
+	Run(OptionsOf(f.Seed), func(line string) {
+		if len(tail) == tailLines {
+			copy(tail, tail[1:])
+			tail = tail[:tailLines-1]
+		}
+		tail = append(tail, line)
+	})
+	t.Errorf("%v\n%s\nreplay: make sim SEED=%d", f, strings.Join(tail, "\n"), f.Seed)
+}
+
+func replay(t *testing.T, seed uint64) {
+	c, _, f := Run(OptionsOf(seed), func(line string) { fmt.Println(line) })
+	t.Log(summarise(1, &c))
+	if f != nil {
+		t.Errorf("%v\nreplay: make sim SEED=%d", f, seed)
+	}
+}
+
+// TestSameSeedSameRun demands that a run depends on nothing but its seed.
+func TestSameSeedSameRun(t *testing.T) {
+	for seed := uint64(1); seed <= 10; seed++ {
+		var a, b []string
+		Run(OptionsOf(seed), func(line string) { a = append(a, line) })
+		Run(OptionsOf(seed), func(line string) { b = append(b, line) })
+		for i := range a {
+			if i >= len(b) || a[i] != b[i] {
+				t.Fatalf("seed %d: line %d differs:\n%s\n%s", seed, i, a[i], b[min(i, len(b)-1)])
+			}
+		}
+	}
+}
