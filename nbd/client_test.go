@@ -274,6 +274,28 @@ func TestClientFailsPendingCalls(t *testing.T) {
 	waitFor(t, func() bool { return m.closes.Load() == 1 })
 }
 
+// TestClientRefusesStrangeReplies: a reply that answers no call, or a call of
+// the past, ends the connection; it must never complete somebody else's call.
+func TestClientRefusesStrangeReplies(t *testing.T) {
+	for _, cookie := range []uint64{0, 1, 2 << 32, 1<<32 | 7, 1<<64 - 1} {
+		a, b := socketPair(t)
+		c, err := newClient(&negotiation{sock: a, in: newInbox(a), stop: func() bool { return true }}, ExportInfo{Size: 4096})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			reply := make([]byte, simpleReplyLen)
+			putSimpleReply(reply, 0, cookie)
+			_, _ = io.ReadFull(b, make([]byte, requestLen))
+			_, _ = b.Write(reply)
+		}()
+		if err := c.Flush(); !errors.Is(err, ErrProtocol) {
+			t.Errorf("reply with cookie %#x: %v", cookie, err)
+		}
+		c.Abort()
+	}
+}
+
 func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(wireTimeout); !cond(); time.Sleep(time.Millisecond) {

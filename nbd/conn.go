@@ -33,6 +33,10 @@ var (
 	errRevoked      = errors.New("export was withdrawn")
 )
 
+// payloadGrace is how long a client may take to finish a payload after its
+// export was withdrawn, to be told ESHUTDOWN instead of being cut off.
+const payloadGrace = time.Second
+
 // patience says how long the reader may wait for the client.
 type patience int
 
@@ -146,6 +150,10 @@ func (c *conn) accept(h requestHeader) error {
 	if h.op == OpWrite {
 		if err := c.payload(r); err != nil {
 			return err
+		}
+		if c.revoked.Load() { // withdrawn while the payload came in
+			r.Reply(ESHUTDOWN)
+			return nil
 		}
 	} else {
 		c.in.expectSmall()
@@ -334,6 +342,10 @@ func (c *conn) woken() error {
 		return errStalled
 	}
 	c.kicked = false
+	if c.patience == patienceStall {
+		c.armed = time.Now()
+		return c.sock.SetReadDeadline(c.armed.Add(payloadGrace))
+	}
 	c.armed = time.Time{}
 	return c.sock.SetReadDeadline(time.Time{})
 }

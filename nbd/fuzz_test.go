@@ -102,6 +102,7 @@ func FuzzParseSelection(f *testing.F) {
 // FuzzRequestCheck: whatever passes is inside the export and whole blocks.
 func FuzzRequestCheck(f *testing.F) {
 	f.Add(uint16(0), uint16(1), uint64(1)<<63, uint32(512), uint64(1<<20), false)
+	f.Add(uint16(0), uint16(0), uint64(1), uint32(RequestBytesMax), uint64(1<<30), false)
 	f.Fuzz(func(t *testing.T, flags, op uint16, offset uint64, length uint32, size uint64, readOnly bool) {
 		size -= size % BlockSizeMin
 		b := make([]byte, requestLen)

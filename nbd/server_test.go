@@ -188,6 +188,68 @@ func TestDisconnectGivesUp(t *testing.T) {
 	waitFor(t, func() bool { return m.closes.Load() == 1 })
 }
 
+// TestDisconnectDuringPayload: a client that stopped in the middle of a write
+// does not hold up a demotion, one that goes on is told ESHUTDOWN.
+func TestDisconnectDuringPayload(t *testing.T) {
+	m := newMemory("r0", testSize)
+	f := serve(t, Config{}, m)
+	stuck, slow := f.transmission("r0"), f.transmission("r0")
+	for _, w := range []*wire{stuck, slow} {
+		w.request(requestHeader{op: OpWrite, cookie: 1, length: 1 << 20}, make([]byte, 1000))
+	}
+	waitFor(t, func() bool { // both requests are being read
+		f.srv.budget.mu.Lock()
+		defer f.srv.budget.mu.Unlock()
+		return f.srv.budget.used == 2<<20
+	})
+	finished := make(chan error, 1)
+	go func() { finished <- f.srv.Disconnect(context.Background(), "r0") }()
+	time.Sleep(50 * time.Millisecond)
+	slow.send(make([]byte, 1<<20-1000))
+	if errno := slow.answer(1); errno != ESHUTDOWN {
+		t.Errorf("the write was answered %v", errno)
+	}
+	slow.closed()
+	stuck.closed()
+	if err := <-finished; err != nil {
+		t.Error(err)
+	}
+}
+
+// slowDescription lets a test act between Open and the first request.
+type slowDescription struct {
+	*memory
+	entered, proceed chan struct{}
+}
+
+func (e *slowDescription) Description() string {
+	e.entered <- struct{}{}
+	<-e.proceed
+	return "slow"
+}
+
+// TestDisconnectBeforeFirstRequest: the wake-up must survive the change of
+// deadlines at the end of the handshake.
+func TestDisconnectBeforeFirstRequest(t *testing.T) {
+	e := &slowDescription{newMemory("r0", testSize), make(chan struct{}), make(chan struct{})}
+	f := serve(t, Config{}, e)
+	w := f.haggle()
+	w.option(optGo, selection{name: "r0"}.append(nil))
+	<-e.entered
+	finished := make(chan error, 1)
+	go func() { finished <- f.srv.Disconnect(context.Background(), "r0") }()
+	time.Sleep(20 * time.Millisecond)
+	close(e.proceed)
+	select {
+	case err := <-finished:
+		if err != nil || e.closes.Load() != 1 {
+			t.Errorf("Disconnect: %v; %d handlers closed", err, e.closes.Load())
+		}
+	case <-time.After(wireTimeout):
+		t.Error("Disconnect waits for a client that was never woken")
+	}
+}
+
 // slowOpen lets a test act while an export is being opened.
 type slowOpen struct {
 	*memory
@@ -349,6 +411,22 @@ func TestBudgetSharedFairly(t *testing.T) {
 	}
 	wg.Wait()
 	late.Wait()
+}
+
+// TestLargestBehindSmall: replies held back for the batch must not stand in the
+// way of the request that needs the whole budget.
+func TestLargestBehindSmall(t *testing.T) {
+	w := serve(t, Config{}, newMemory("r0", RequestBytesMax)).transmission("r0")
+	b := requestBytes(requestHeader{op: OpRead, cookie: 1, length: 512}, nil)
+	w.send(append(b, requestBytes(requestHeader{op: OpRead, cookie: 2, length: RequestBytesMax}, nil)...))
+	if errno := w.answer(1); errno != 0 {
+		t.Error(errno)
+	}
+	w.read(512)
+	if errno := w.answer(2); errno != 0 {
+		t.Error(errno)
+	}
+	w.read(RequestBytesMax)
 }
 
 // TestDrainEndsEveryBatch: a handler that starts nothing before Drain must

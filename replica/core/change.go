@@ -62,7 +62,30 @@ func (v *volume) metaFlags() MetaFlags {
 	if v.fullSync {
 		was |= FlagFullSync
 	}
-	return FlagsFor(v.st, was, v.crashed, !v.cfg.ALUpdates)
+	f := FlagsFor(v.st, was, v.crashed, !v.cfg.ALUpdates)
+	if v.keepIndicator && v.st.Disk >= Inconsistent {
+		f |= FlagPrimaryInd
+	}
+	return f
+}
+
+// indicates reports whether a state sets the primary indicator, which has a
+// crash replay the activity log.
+func indicates(s State) bool { return FlagsFor(s, 0, false, false)&FlagPrimaryInd != 0 }
+
+// dropIndicator keeps the primary indicator until what the activity log
+// vouched for is durable: data first, then the bitmap.
+func (n *Node) dropIndicator(v *volume) {
+	if v.keepIndicator || !v.writable() {
+		return
+	}
+	v.keepIndicator = true
+	n.flushDisk(v, func(IOResult) {
+		n.writeBitmap(v, nil, func(bool) {
+			v.keepIndicator = false
+			n.saveSuper(v, func(bool) {})
+		})
+	})
 }
 
 func (n *Node) afterChange(v *volume, old State) {
@@ -74,6 +97,12 @@ func (n *Node) afterChange(v *volume, old State) {
 	}
 	if syncing(old.Conn) && !syncing(v.st.Conn) {
 		n.abortSync(v)
+	}
+	if indicates(old) && !indicates(v.st) && !n.demoting {
+		n.dropIndicator(v)
+	}
+	if old.Disk > Failed && v.st.Disk <= Failed && n.connected() {
+		n.exposePeer(v)
 	}
 	n.pauseLog(v)
 	n.updateGate(v)

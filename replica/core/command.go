@@ -19,6 +19,7 @@ type command struct {
 	forced   bool
 	linkLost bool
 	undo     []func()
+	result   StateErr // answered in place of Success
 }
 
 var commandRuns = map[CommandKind]func(*Node, *command) bool{
@@ -50,15 +51,24 @@ func (n *Node) runCommand() bool {
 
 // finish answers the command; the next may start.
 func (n *Node) finish(c *command, err StateErr) bool {
-	for _, undo := range c.undo {
-		undo()
-	}
+	n.undoAll(c)
 	if err == NothingToDo {
 		err = Success
+	}
+	if err == Success && c.result != 0 {
+		err = c.result
 	}
 	n.cmd = nil
 	n.act(Action{Kind: ActCommandDone, Cmd: c.ID, Err: err})
 	return true
+}
+
+func (n *Node) undoAll(c *command) {
+	undo := c.undo
+	c.undo = nil
+	for _, u := range undo {
+		u()
+	}
 }
 
 // await returns a continuation that the current phase waits for.
@@ -345,10 +355,10 @@ func (n *Node) runInvalidate(c *command) bool {
 	case c.phase == 1 && c.reply.Failed():
 		return n.finish(c, ErrRefusedByPeer)
 	case c.phase == 1:
-		n.change(v, func(s *State) { s.Conn = conn })
 		if conn == StartingSyncT {
 			n.startFullTarget(v)
 		} else {
+			n.change(v, func(s *State) { s.Conn = conn })
 			n.startFullSource(v)
 		}
 	}
@@ -374,8 +384,11 @@ func (n *Node) invalidateOffline(c *command, v *volume) bool {
 	return true
 }
 
-// startFullTarget: both ends agreed that this node copies everything from the peer.
+// startFullTarget: both ends agreed that this node copies everything from the
+// peer. Its data counts for nothing from now on (DRBD 8.4 says Outdated until
+// the resync runs, and would call it UpToDate again if the link died before).
 func (n *Node) startFullTarget(v *volume) {
+	n.change(v, func(s *State) { s.Conn, s.Disk = StartingSyncT, Inconsistent })
 	v.sync = resync{}
 	s := n.link.session
 	n.incoming.holds++ // the source may be ready before us

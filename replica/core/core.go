@@ -43,6 +43,7 @@ type Node struct {
 	ops   opTable
 	ready []*op // operations whose turn has come, started at the end of the step
 
+	demoting   bool  // a demotion has made everything durable and changes the role
 	frozen     int   // > 0: no client write is submitted, none completed because the peer was lost
 	frozenOps  []*op // writes that wait for the thaw
 	lostOps    []*op // writes done but for the thaw
@@ -71,22 +72,23 @@ type volume struct {
 	disk localDisk
 	gen  Generation
 
-	peerGen     wire.UUIDs // as last received
-	peerSizes   wire.Sizes
-	size        uint64 // bytes served
-	crashed     bool   // this node crashed as Primary and has not been in sync since
-	fullSync    bool   // every bit is being set
-	exposed     uint64 // current id of the data that clients were shown (0 = none)
-	opens       int
-	index       rangeIndex
-	sent        [2]genSet // blocks sent but not covered by an acknowledged barrier: open, awaiting
-	sync        resync
-	peerWrote   bool // mirrored or resync writes since the last local flush on a barrier
-	gateOpen    bool
-	gateHeld    bool // an admin command keeps the gate shut
-	gateClosing bool
-	gateThen    []func()
-	ctr         Counters
+	peerGen       wire.UUIDs // as last received
+	peerSizes     wire.Sizes
+	size          uint64 // bytes served
+	crashed       bool   // this node crashed as Primary and has not been in sync since
+	fullSync      bool   // every bit is being set
+	keepIndicator bool   // the primary indicator outlives the role for a moment
+	exposed       uint64 // current id of the data that clients were shown (0 = none)
+	opens         int
+	index         rangeIndex
+	sent          [2]genSet // blocks sent but not covered by an acknowledged barrier: open, awaiting
+	sync          resync
+	peerWrote     bool // mirrored or resync writes since the last local flush on a barrier
+	gateOpen      bool
+	gateHeld      bool // an admin command keeps the gate shut
+	gateClosing   bool
+	gateThen      []func()
+	ctr           Counters
 }
 
 // New returns the node of a resource whose volumes are all Diskless and whose

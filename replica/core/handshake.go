@@ -360,7 +360,7 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 
 // exposePeer: a diskless Primary shows its clients the peer's data.
 func (n *Node) exposePeer(v *volume) bool {
-	if n.role != Primary || v.st.Disk != Diskless || v.st.PDisk != UpToDate || v.peerGen.Current == 0 {
+	if n.role != Primary || v.st.Disk > Failed || v.st.PDisk != UpToDate || v.peerGen.Current == 0 {
 		return false
 	}
 	v.exposed = v.peerGen.Current

@@ -112,12 +112,7 @@ func (n *Node) linkDown(s Session, r DropReason) {
 	for _, v := range n.vols {
 		n.loseSync(v)
 	}
-	n.changeAll(func(s *State) {
-		if s.Conn == StartingSyncT {
-			s.Disk = min(s.Disk, Inconsistent) // the invalidate was agreed on
-		}
-		s.Conn = next
-	})
+	n.changeAll(func(s *State) { s.Conn = next })
 	n.loseUnacked()
 	n.loseEpochs()
 	n.abandonPeerWork()

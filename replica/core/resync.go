@@ -521,6 +521,7 @@ func (n *Node) clearSynced(v *volume, spans []span) {
 
 func (n *Node) finishSource(v *volume) {
 	v.gen = v.gen.FinishSource()
+	v.peerGen = wire.UUIDs{Current: masked(v.gen.Current), H1: v.gen.H1, H2: v.gen.H2}
 	n.logDone(v)
 	n.change(v, func(s *State) { s.Conn, s.PDisk = Connected, UpToDate })
 	v.sync = resync{}

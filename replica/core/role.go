@@ -28,14 +28,16 @@ func (n *Node) runPrimary(c *command) bool {
 		n.becomePrimary(c)
 		return true
 	}
-	if c.failed && !n.anyData() {
-		n.setRole(Secondary)
-		return n.finish(c, ErrNoUpToDateDisk)
+	if c.failed && !n.allData() {
+		// Clients may have come already: the way back is a whole demotion.
+		n.undoAll(c)
+		c.run, c.phase, c.result = (*Node).runSecondary, secondaryDrain, ErrNoUpToDateDisk
+		return true
 	}
 	return n.finish(c, Success)
 }
 
-func (n *Node) anyData() bool {
+func (n *Node) allData() bool {
 	for _, v := range n.vols {
 		if !n.dataAccessible(v) {
 			return false
@@ -337,7 +339,9 @@ func (n *Node) saveForDemotion(c *command) {
 }
 
 func (n *Node) leavePrimary(c *command) {
+	n.demoting = true
 	n.setRole(Secondary)
+	n.demoting = false
 	for _, v := range n.vols {
 		v.gen, v.exposed = v.gen.WithPrimary(false), 0
 		if v.disk.bm != nil {

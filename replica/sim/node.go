@@ -51,6 +51,7 @@ type volume struct {
 	readers  int // fast reads running
 	opens    int
 	virgin   bool // a new disk: not good before a resync, or force
+	forced   bool // its disk was just declared good
 	tainted  bool // crashed since it was last known whole
 }
 

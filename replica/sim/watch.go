@@ -31,6 +31,9 @@ func sourcing(c core.Conn) bool { return c == core.SyncSource || c == core.Pause
 // checks the rules about roles.
 func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	w.markState(n, v, old, now)
+	if now.Disk == core.UpToDate && old.Disk < core.UpToDate && old.Disk >= core.Inconsistent && !targeting(old.Conn) && w.forcing(n) {
+		v.forced = true
+	}
 	if old.Role != now.Role {
 		w.roleChanged(n, v, now)
 	}
@@ -101,7 +104,8 @@ func (w *World) roleChanged(n *node, v *volume, now core.State) {
 
 // promoted checks P14 and what the new Primary's clients will see.
 func (w *World) promoted(n *node, v *volume, now core.State) {
-	forced := w.forcing(n)
+	forced := v.forced
+	v.forced = false
 	source := n
 	switch {
 	case now.Disk == core.UpToDate:
