@@ -61,11 +61,25 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		return opt, fmt.Errorf("%w: unexpected %q", errOption, fs.Arg(0))
 	}
 	if *quick {
-		opt.rounds, *seconds, opt.limit = 2, 0.15, 35*time.Second
+		err := setUnlessGiven(fs, map[string]string{"rounds": "2", "seconds": "0.15", "limit": "35s"})
+		if err != nil {
+			return opt, err
+		}
 	}
 	opt.size, opt.cell = *size*mebibyte, time.Duration(*seconds*float64(time.Second))
 	opt.servers = splitList(*servers)
 	return opt, opt.complete(splitList(*workloads))
+}
+
+// setUnlessGiven gives flags that are not on the command line another value.
+func setUnlessGiven(fs *flag.FlagSet, values map[string]string) error {
+	fs.Visit(func(f *flag.Flag) { delete(values, f.Name) })
+	for name, value := range values {
+		if err := fs.Set(name, value); err != nil {
+			return fmt.Errorf("set -%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // complete checks the options and fills in what was left to us.

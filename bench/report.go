@@ -86,6 +86,9 @@ func (t *table) overview(w workload, label string) string {
 	if r := t.ratio(w.name, label, labelNBDKit); label != labelNBDKit && !math.IsNaN(r) {
 		text += " ×" + number(r, 2)
 	}
+	if sum.failed > 0 {
+		text += fmt.Sprintf(" (%d failed)", sum.failed)
+	}
 	return text
 }
 

@@ -34,6 +34,7 @@ type key struct{ workload, server string }
 // summary is what the rounds of one cell have in common.
 type summary struct {
 	rounds    int     // without an error
+	failed    int     // rounds with one
 	rate      spread  // operations per second
 	p50, p99  float64 // microseconds, medians over the rounds
 	serverCPU float64 // microseconds per operation, median
@@ -62,6 +63,7 @@ func (t *table) summary(workload, server string) (summary, bool) {
 	var rate, p50, p99, serverCPU, clientCPU []float64
 	for _, r := range rows {
 		if r.err != nil {
+			s.failed++
 			continue
 		}
 		s.rounds++

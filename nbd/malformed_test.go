@@ -133,6 +133,64 @@ func TestAbortIsAnswered(t *testing.T) {
 	}
 }
 
+const (
+	end  = testSize
+	huge = math.MaxUint64 - 511
+)
+
+// refusedRequests are answered without the handler.
+var refusedRequests = []struct {
+	name    string
+	h       requestHeader
+	payload int
+	want    Errno
+}{
+	{"unknown command", requestHeader{op: 99}, 0, EINVAL},
+	{"unknown command with length", requestHeader{op: 99, length: 4096}, 0, EINVAL},
+	{"unknown command with huge length", requestHeader{op: 0xffff, length: math.MaxUint32}, 0, EINVAL},
+	{"CACHE not offered", requestHeader{op: 5, length: 512}, 0, EINVAL},
+	{"BLOCK_STATUS not negotiated", requestHeader{op: 7, length: 512}, 0, EINVAL},
+	{"RESIZE not offered", requestHeader{op: 8}, 0, EINVAL},
+	{"read past end", requestHeader{op: OpRead, offset: end - 512, length: 1024}, 0, EINVAL},
+	{"read beyond end", requestHeader{op: OpRead, offset: end + 512, length: 512}, 0, EINVAL},
+	{"read that wraps around", requestHeader{op: OpRead, offset: huge, length: 1024}, 0, EINVAL},
+	{"read at 2^63", requestHeader{op: OpRead, offset: 1 << 63, length: 512}, 0, EINVAL},
+	{"read too long", requestHeader{op: OpRead, length: RequestBytesMax + 1}, 0, EINVAL},
+	{"read of 4 GiB - 1", requestHeader{op: OpRead, length: math.MaxUint32}, 0, EINVAL},
+	{"write past end", requestHeader{op: OpWrite, offset: end - 512, length: 1024}, 1024, ENOSPC},
+	{"write beyond end", requestHeader{op: OpWrite, offset: end, length: 512}, 512, ENOSPC},
+	{"long write beyond end", requestHeader{op: OpWrite, offset: end, length: 3 << 20}, 3 << 20, ENOSPC},
+	{"write that wraps around", requestHeader{op: OpWrite, offset: huge, length: 1024}, 1024, ENOSPC},
+	{"write at 2^63", requestHeader{op: OpWrite, offset: 1 << 63, length: 512}, 512, ENOSPC},
+	{"misaligned write", requestHeader{op: OpWrite, offset: 1, length: 512}, 512, EINVAL},
+	{"write of part of a block", requestHeader{op: OpWrite, length: 100}, 100, EINVAL},
+	{"trim past end", requestHeader{op: OpTrim, offset: end - 512, length: 1024}, 0, EINVAL},
+	{"trim of 4 GiB - 1", requestHeader{op: OpTrim, length: math.MaxUint32}, 0, EINVAL},
+	{"misaligned trim", requestHeader{op: OpTrim, offset: 7, length: 512}, 0, EINVAL},
+	{"zeroes past end", requestHeader{op: OpWriteZeroes, offset: end - 512, length: 1024}, 0, ENOSPC},
+	{"zeroes that wrap around", requestHeader{op: OpWriteZeroes, offset: huge, length: 1024}, 0, ENOSPC},
+	{"misaligned zeroes", requestHeader{op: OpWriteZeroes, length: 513}, 0, EINVAL},
+	{"flush with range", requestHeader{op: OpFlush, offset: 512, length: 512}, 0, EINVAL},
+	{"flush with length", requestHeader{op: OpFlush, length: 1024}, 0, EINVAL},
+	{"flush with offset", requestHeader{op: OpFlush, offset: 1}, 0, EINVAL},
+	{"undefined flag on read", requestHeader{op: OpRead, flags: 1 << 15, length: 512}, 0, EINVAL},
+	{"undefined flag on write", requestHeader{op: OpWrite, flags: 1 << 9, length: 4096}, 4096, EINVAL},
+	{"DF without structured replies", requestHeader{op: OpRead, flags: 1 << 2, length: 512}, 0, EINVAL},
+	{"REQ_ONE on read", requestHeader{op: OpRead, flags: 1 << 3, length: 512}, 0, EINVAL},
+	{"NO_HOLE on write", requestHeader{op: OpWrite, flags: cmdNoHole, length: 512}, 512, EINVAL},
+	{"FAST_ZERO not advertised", requestHeader{op: OpWriteZeroes, flags: 1 << 4, length: 512}, 0, EINVAL},
+	{"FAST_ZERO with NO_HOLE", requestHeader{op: OpWriteZeroes, flags: 1<<4 | cmdNoHole, length: 512}, 0, EINVAL},
+	{"PAYLOAD_LEN not negotiated", requestHeader{op: OpWrite, flags: 1 << 5, length: 512}, 512, EINVAL},
+	// Of no length: unspecified, harmless, and answered as done.
+	{"zero-length read", requestHeader{op: OpRead}, 0, 0},
+	{"zero-length read at odd offset", requestHeader{op: OpRead, offset: 33}, 0, 0},
+	{"zero-length read beyond end", requestHeader{op: OpRead, offset: end + 1}, 0, EINVAL},
+	{"zero-length write", requestHeader{op: OpWrite}, 0, 0},
+	{"zero-length write with FUA", requestHeader{op: OpWrite, flags: cmdFUA}, 0, 0},
+	{"zero-length trim", requestHeader{op: OpTrim}, 0, 0},
+	{"zero-length zeroes", requestHeader{op: OpWriteZeroes}, 0, 0},
+}
+
 // TestMalformedRequests: each is answered with the error the specification
 // names, reaches no handler, and leaves the stream in step.
 func TestMalformedRequests(t *testing.T) {
@@ -144,59 +202,7 @@ func TestMalformedRequests(t *testing.T) {
 		return nil
 	}
 	f := serve(t, Config{}, m)
-	const end, huge = testSize, math.MaxUint64 - 511
-	cases := []struct {
-		name    string
-		h       requestHeader
-		payload int
-		want    Errno
-	}{
-		{"unknown command", requestHeader{op: 99}, 0, EINVAL},
-		{"unknown command with length", requestHeader{op: 99, length: 4096}, 0, EINVAL},
-		{"unknown command with huge length", requestHeader{op: 0xffff, length: math.MaxUint32}, 0, EINVAL},
-		{"CACHE not offered", requestHeader{op: 5, length: 512}, 0, EINVAL},
-		{"BLOCK_STATUS not negotiated", requestHeader{op: 7, length: 512}, 0, EINVAL},
-		{"RESIZE not offered", requestHeader{op: 8}, 0, EINVAL},
-		{"read past end", requestHeader{op: OpRead, offset: end - 512, length: 1024}, 0, EINVAL},
-		{"read beyond end", requestHeader{op: OpRead, offset: end + 512, length: 512}, 0, EINVAL},
-		{"read that wraps around", requestHeader{op: OpRead, offset: huge, length: 1024}, 0, EINVAL},
-		{"read at 2^63", requestHeader{op: OpRead, offset: 1 << 63, length: 512}, 0, EINVAL},
-		{"read too long", requestHeader{op: OpRead, length: RequestBytesMax + 1}, 0, EINVAL},
-		{"read of 4 GiB - 1", requestHeader{op: OpRead, length: math.MaxUint32}, 0, EINVAL},
-		{"write past end", requestHeader{op: OpWrite, offset: end - 512, length: 1024}, 1024, ENOSPC},
-		{"write beyond end", requestHeader{op: OpWrite, offset: end, length: 512}, 512, ENOSPC},
-		{"long write beyond end", requestHeader{op: OpWrite, offset: end, length: 3 << 20}, 3 << 20, ENOSPC},
-		{"write that wraps around", requestHeader{op: OpWrite, offset: huge, length: 1024}, 1024, ENOSPC},
-		{"write at 2^63", requestHeader{op: OpWrite, offset: 1 << 63, length: 512}, 512, ENOSPC},
-		{"misaligned write", requestHeader{op: OpWrite, offset: 1, length: 512}, 512, EINVAL},
-		{"write of part of a block", requestHeader{op: OpWrite, length: 100}, 100, EINVAL},
-		{"trim past end", requestHeader{op: OpTrim, offset: end - 512, length: 1024}, 0, EINVAL},
-		{"trim of 4 GiB - 1", requestHeader{op: OpTrim, length: math.MaxUint32}, 0, EINVAL},
-		{"misaligned trim", requestHeader{op: OpTrim, offset: 7, length: 512}, 0, EINVAL},
-		{"zeroes past end", requestHeader{op: OpWriteZeroes, offset: end - 512, length: 1024}, 0, ENOSPC},
-		{"zeroes that wrap around", requestHeader{op: OpWriteZeroes, offset: huge, length: 1024}, 0, ENOSPC},
-		{"misaligned zeroes", requestHeader{op: OpWriteZeroes, length: 513}, 0, EINVAL},
-		{"flush with range", requestHeader{op: OpFlush, offset: 512, length: 512}, 0, EINVAL},
-		{"flush with length", requestHeader{op: OpFlush, length: 1024}, 0, EINVAL},
-		{"flush with offset", requestHeader{op: OpFlush, offset: 1}, 0, EINVAL},
-		{"undefined flag on read", requestHeader{op: OpRead, flags: 1 << 15, length: 512}, 0, EINVAL},
-		{"undefined flag on write", requestHeader{op: OpWrite, flags: 1 << 9, length: 4096}, 4096, EINVAL},
-		{"DF without structured replies", requestHeader{op: OpRead, flags: 1 << 2, length: 512}, 0, EINVAL},
-		{"REQ_ONE on read", requestHeader{op: OpRead, flags: 1 << 3, length: 512}, 0, EINVAL},
-		{"NO_HOLE on write", requestHeader{op: OpWrite, flags: cmdNoHole, length: 512}, 512, EINVAL},
-		{"FAST_ZERO not advertised", requestHeader{op: OpWriteZeroes, flags: 1 << 4, length: 512}, 0, EINVAL},
-		{"FAST_ZERO with NO_HOLE", requestHeader{op: OpWriteZeroes, flags: 1<<4 | cmdNoHole, length: 512}, 0, EINVAL},
-		{"PAYLOAD_LEN not negotiated", requestHeader{op: OpWrite, flags: 1 << 5, length: 512}, 512, EINVAL},
-		// Of no length: unspecified, harmless, and answered as done.
-		{"zero-length read", requestHeader{op: OpRead}, 0, 0},
-		{"zero-length read at odd offset", requestHeader{op: OpRead, offset: 33}, 0, 0},
-		{"zero-length read beyond end", requestHeader{op: OpRead, offset: end + 1}, 0, EINVAL},
-		{"zero-length write", requestHeader{op: OpWrite}, 0, 0},
-		{"zero-length write with FUA", requestHeader{op: OpWrite, flags: cmdFUA}, 0, 0},
-		{"zero-length trim", requestHeader{op: OpTrim}, 0, 0},
-		{"zero-length zeroes", requestHeader{op: OpWriteZeroes}, 0, 0},
-	}
-	for i, tc := range cases {
+	for i, tc := range refusedRequests {
 		t.Run(tc.name, func(t *testing.T) {
 			w := f.transmission("r0")
 			w.t = t

@@ -87,14 +87,21 @@ func (l *line) command(a *core.Action) {
 	case core.ActDial:
 		l.want, l.listening = a.Session, true
 	case core.ActStopDial:
-		l.want, l.listening = 0, false
-		if l.cancel != nil {
-			l.cancel()
-		}
+		l.hangUp()
 	case core.ActDrop:
 		if s := l.active; s != nil && s.number == a.Session {
 			s.drop(a.Reason)
 		}
+	}
+	l.poke()
+}
+
+// hangUp stops listening and dialling. A session that is up goes on. Called
+// with the resource's lock held.
+func (l *line) hangUp() {
+	l.want, l.listening = 0, false
+	if l.cancel != nil {
+		l.cancel()
 	}
 	l.poke()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -281,6 +282,21 @@ func TestWrongSecretGoesStandAlone(t *testing.T) {
 	b.up()
 	a.await("StandAlone", func(s core.State) bool { return s.Conn == core.StandAlone })
 	b.await("StandAlone", func(s core.State) bool { return s.Conn == core.StandAlone })
+	for _, n := range []*testNode{a, b} {
+		waitUntil(t, "the port to close", func() bool {
+			conn, err := net.Dial("tcp", n.cfg.Link.Local.String())
+			if err == nil {
+				conn.Close()
+			}
+			return err != nil
+		})
+	}
+	// Corrected, they find each other.
+	cfg.Link.Secret = a.cfg.Link.Secret
+	b.must("reconfigure", b.Reconfigure(testCtx(t), cfg))
+	a.connect()
+	b.connect()
+	a.await("connect", connected)
 }
 
 func TestCloseFlushesDemotesAndLeavesNothingBehind(t *testing.T) {

@@ -15,33 +15,45 @@ import (
 	"replicad/replica/disk"
 )
 
-// TestHandlersRunInOrderWithDRBDsEnvironment: the target's handlers around a
-// resync, before-resync-target being one that the core waits for.
+// TestHandlersRunInOrderWithDRBDsEnvironment: one after the other, although the
+// first is the slower.
 func TestHandlersRunInOrderWithDRBDsEnvironment(t *testing.T) {
-	a, b := newPair(t, 'C')
+	_, b := newPair(t, 'C')
 	log := filepath.Join(t.TempDir(), "log")
 	cfg := b.cfg
 	cfg.ConfigPath = "/etc/replicad.conf"
 	cfg.Handlers = map[string]string{
-		"before-resync-target": `echo "before $DRBD_RESOURCE $DRBD_MINOR $DRBD_VOLUME $DRBD_PEER_AF $DRBD_PEER_ADDRESS $DRBD_PEER $DRBD_CONF" >>` + log,
-		"after-resync-target":  "echo after >>" + log,
+		"split-brain": `sleep 0.1; echo "$DRBD_RESOURCE $DRBD_MINOR $DRBD_VOLUME $DRBD_PEER_AF $DRBD_PEER_ADDRESS $DRBD_PEER $DRBD_CONF" >>` + log,
+		"pri-lost":    "echo after >>" + log,
 	}
 	b.must("reconfigure", b.Reconfigure(testCtx(t), cfg))
 	sub := b.Subscribe(100)
 	defer sub.Close()
-	a.up()
-	b.up()
-	a.await("connect", connected)
-	a.must("primary --force", a.Primary(testCtx(t), true))
-	b.await("initial sync", inSync)
-	want := "before r0 0 0 ipv4 127.0.0.1 peer /etc/replicad.conf\nafter\n"
-	waitUntil(t, "both handlers", func() bool {
-		got, _ := os.ReadFile(log)
-		return string(got) == want
-	})
+	w := batch{r: b.Resource}
+	b.mu.Lock()
+	for _, name := range []string{"split-brain", "fence-peer", "pri-lost"} {
+		w.startHandler(&core.Action{Kind: core.ActHandler, Vol: -1, Name: name})
+	}
+	b.mu.Unlock()
 	helpers := collectHelpers(t, sub, 4)
-	if got := strings.Join(helpers, " "); got != "before-resync-target before-resync-target=0 after-resync-target after-resync-target=0" {
+	if got := strings.Join(helpers, " "); got != "split-brain pri-lost split-brain=0 pri-lost=0" {
 		t.Errorf("helpers: %s", got)
+	}
+	want := "r0 0 0 ipv4 127.0.0.1 peer /etc/replicad.conf\nafter\n"
+	if got, err := os.ReadFile(log); err != nil || string(got) != want {
+		t.Errorf("handlers wrote %q (%v), want %q", got, err, want)
+	}
+}
+
+// TestHandlerNotConfiguredSucceeds: the core must not wait for nothing.
+func TestHandlerNotConfiguredSucceeds(t *testing.T) {
+	a, _ := newPair(t, 'C')
+	w := batch{r: a.Resource}
+	a.mu.Lock()
+	w.startHandler(&core.Action{Kind: core.ActHandler, Vol: 0, Op: 7, Name: "fence-peer", Wait: true})
+	a.mu.Unlock()
+	if len(w.events) != 1 || w.events[0].Kind != core.EvHandlerDone || w.events[0].Op != 7 || w.events[0].Code != 0 {
+		t.Errorf("events %+v", w.events)
 	}
 }
 
@@ -83,12 +95,12 @@ func TestCloseKillsAHandlerThatHangs(t *testing.T) {
 		a, b := newPair(t, 'C')
 		for _, n := range []*testNode{a, b} {
 			cfg := n.cfg
-			cfg.Handlers = map[string]string{"before-resync-target": "sleep 1000; echo over"}
+			cfg.Handlers = map[string]string{"split-brain": "sleep 1000; echo over"}
 			n.must("reconfigure", n.Reconfigure(testCtx(t), cfg))
-			n.up()
+			n.mu.Lock()
+			(&batch{r: n.Resource}).startHandler(&core.Action{Kind: core.ActHandler, Vol: -1, Name: "split-brain"})
+			n.mu.Unlock()
 		}
-		a.await("connect", connected)
-		a.must("primary --force", a.Primary(testCtx(t), true))
 		time.Sleep(50 * time.Millisecond)
 		begin := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

@@ -79,6 +79,9 @@ func (r *Resource) Changed() <-chan struct{} {
 func (r *Resource) stateChanged(a *core.Action) {
 	r.feed.publish(Change{At: r.wallTime(r.now()), Vol: a.Vol, Old: a.Old, New: a.New})
 	r.feed.notify()
+	if a.Old.Conn != core.StandAlone && a.New.Conn == core.StandAlone {
+		r.line.hangUp() // whatever ended the link, nobody shall reach us now
+	}
 	if a.Old.Role == core.Primary && a.New.Role != core.Primary && a.Vol >= 0 {
 		r.revoke(r.volume(uint16(a.Vol)))
 	}

@@ -31,14 +31,14 @@ type cli struct {
 	Run  runCmd  `cmd:"" help:"Run the daemon in the foreground."`
 	Demo demoCmd `cmd:"" help:"Tell the whole story on this machine, without root and without configuration."`
 
-	Status      statusCmd      `cmd:"" help:"Print the text of /proc/drbd (as drbdadm: the status tree)."`
-	Role        questionCmd    `cmd:"" help:"Print this node's role and the peer's."`
-	Cstate      questionCmd    `cmd:"" help:"Print the state of the connection."`
-	Dstate      dstateCmd      `cmd:"" help:"Print the state of the disks."`
-	ShowGi      giCmd          `cmd:"" name:"show-gi" help:"Explain the data generation identifiers."`
-	GetGi       giCmd          `cmd:"" name:"get-gi" help:"Print the data generation identifiers."`
-	WaitConnect waitCmd        `cmd:"" name:"wait-connect" help:"Wait until the peer is connected."`
-	WaitSync    waitCmd        `cmd:"" name:"wait-sync" help:"Wait until no resync runs or is due."`
+	Status      statusCmd   `cmd:"" help:"Print the text of /proc/drbd (as drbdadm: the status tree)."`
+	Role        questionCmd `cmd:"" help:"Print this node's role and the peer's."`
+	Cstate      questionCmd `cmd:"" help:"Print the state of the connection."`
+	Dstate      dstateCmd   `cmd:"" help:"Print the state of the disks."`
+	ShowGi      giCmd       `cmd:"" name:"show-gi" help:"Explain the data generation identifiers."`
+	GetGi       giCmd       `cmd:"" name:"get-gi" help:"Print the data generation identifiers."`
+	WaitConnect waitCmd     `cmd:"" name:"wait-connect" help:"Wait until the peer is connected."`
+	WaitSync    waitCmd     `cmd:"" name:"wait-sync" help:"Wait until no resync runs or is due."`
 
 	Up               verbCmd        `cmd:"" help:"Attach the disks and look for the peer."`
 	Down             verbCmd        `cmd:"" help:"Demote, disconnect and detach."`

@@ -59,7 +59,6 @@ type Daemon struct {
 // listened on for SIGHUP.
 func Run(ctx context.Context, opts Options, reload <-chan struct{}) error {
 	d := newDaemon(opts)
-	defer d.wg.Wait()
 	defer d.end()
 	locals, err := d.configure()
 	if err != nil {
@@ -70,6 +69,8 @@ func Run(ctx context.Context, opts Options, reload <-chan struct{}) error {
 		return err
 	}
 	defer socket.release()
+	defer d.wg.Wait()
+	defer d.end()
 	for _, lr := range locals {
 		d.addUnit(lr)
 	}

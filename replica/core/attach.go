@@ -52,7 +52,7 @@ func (n *Node) refuseAttach(v *volume, a *Attachment) StateErr {
 		return ErrDiskConfigured
 	case a.Disk < a.Super.Size, a.Disk < bitmap.BlockSize:
 		return ErrDiskTooSmall
-	case n.role == Primary && v.st.Conn < Connected && shown != 0 && masked(shown) != masked(a.Super.Gen.Current):
+	case n.role == Primary && v.st.Conn < Connected && shown != 0 && (v.unsure || masked(shown) != masked(a.Super.Gen.Current)):
 		return ErrDataNotCurrent
 	}
 	return Success

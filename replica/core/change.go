@@ -45,7 +45,10 @@ func (n *Node) rules(v *volume) Rules {
 // shownCurrent is the generation that clients were shown last; with nothing
 // shown, the disk's own is as good.
 func (v *volume) shownCurrent() uint64 {
-	if v.exposed == 0 {
+	switch {
+	case v.unsure:
+		return 0 // no disk's id
+	case v.exposed == 0:
 		return v.gen.Current
 	}
 	return v.exposed
@@ -101,8 +104,8 @@ func (n *Node) afterChange(v *volume, old State) {
 	if indicates(old) && !indicates(v.st) && !n.demoting {
 		n.dropIndicator(v)
 	}
-	if old.Disk > Failed && v.st.Disk <= Failed && n.connected() {
-		n.exposePeer(v)
+	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 {
+		v.unsure = true
 	}
 	n.pauseLog(v)
 	n.updateGate(v)
@@ -154,7 +157,7 @@ func (n *Node) lostPeerData(v *volume) {
 
 // continueAlone holds a Primary's data path until its new generation id is durable.
 func (n *Node) continueAlone(v *volume) {
-	v.exposed = v.gen.Current
+	v.exposed, v.unsure = v.gen.Current, false
 	n.freeze()
 	n.saveSuper(v, func(bool) { n.thaw() })
 }

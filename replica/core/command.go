@@ -409,9 +409,11 @@ func (n *Node) startFullSource(v *volume) {
 	s := n.link.session
 	syncUUID := n.openSource(v)
 	n.setAllBits(v, func(ok bool) {
-		if ok && s == n.link.session && v.st.Conn == StartingSyncS {
-			n.announceSource(v, syncUUID)
-		}
+		n.flushDisk(v, func(r IOResult) {
+			if ok && r == IOOK && s == n.link.session && v.st.Conn == StartingSyncS {
+				n.announceSource(v, syncUUID)
+			}
+		})
 	})
 }
 

@@ -79,6 +79,7 @@ type volume struct {
 	fullSync      bool   // every bit is being set
 	keepIndicator bool   // the primary indicator outlives the role for a moment
 	exposed       uint64 // current id of the data that clients were shown (0 = none)
+	unsure        bool   // exposed may be out of date: the peer, serving us alone, starts a new generation
 	opens         int
 	index         rangeIndex
 	sent          [2]genSet // blocks sent but not covered by an acknowledged barrier: open, awaiting

@@ -104,8 +104,9 @@ func (n *Node) tooSmall(v *volume) {
 
 func (n *Node) receiveUUIDs(v *volume, u *wire.UUIDs) {
 	v.peerGen = *u
-	if n.hs.done && v.exposed != u.Current && n.exposePeer(v) {
+	if n.hs.done && n.role == Primary && v.st.Disk <= Failed && v.exposed != u.Current {
 		n.log(v, LevelInfo, "receiver updated UUIDs to effective data uuid: %016X", u.Current)
+		n.exposePeer(v)
 	}
 }
 
@@ -211,8 +212,7 @@ func (n *Node) resize(v *volume, size uint64) {
 // decide runs the compare table on both ends' generation ids. It reports
 // false when the connection is refused.
 func (n *Node) decide(v *volume, peer State) (Decision, bool) {
-	if n.role == Primary && v.st.Disk < Inconsistent && v.exposed != 0 && peer.Disk >= Negotiating &&
-		masked(v.exposed) != masked(v.peerGen.Current) {
+	if n.role == Primary && v.st.Disk < Inconsistent && peer.Disk >= Negotiating && !v.continues(&v.peerGen) {
 		n.log(v, LevelError, "Can only connect to data with current UUID=%016X", v.exposed)
 		n.refusePeer()
 		return Decision{}, false
@@ -234,6 +234,14 @@ func (n *Node) decide(v *volume, peer State) (Decision, bool) {
 	}
 	d := Decide(verdict, self, other, n.decideInput(v))
 	return d, n.accept(v, d)
+}
+
+// continues reports whether the peer's data is what our clients saw last, or
+// what followed from it while the peer served us alone: it may have started a
+// new generation whose id did not reach us.
+func (v *volume) continues(peer *wire.UUIDs) bool {
+	shown := masked(v.exposed)
+	return shown == 0 || shown == masked(peer.Current) || (v.unsure && shown == masked(peer.Bitmap))
 }
 
 func (n *Node) decideInput(*volume) DecideInput {
@@ -359,12 +367,10 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 }
 
 // exposePeer: a diskless Primary shows its clients the peer's data.
-func (n *Node) exposePeer(v *volume) bool {
-	if n.role != Primary || v.st.Disk > Failed || v.st.PDisk != UpToDate || v.peerGen.Current == 0 {
-		return false
+func (n *Node) exposePeer(v *volume) {
+	if n.role == Primary && v.st.Disk <= Failed && v.st.PDisk == UpToDate && v.peerGen.Current != 0 {
+		v.exposed, v.unsure = v.peerGen.Current, false
 	}
-	v.exposed = v.peerGen.Current
-	return true
 }
 
 func (v *volume) outOfSync() uint64 {

@@ -88,12 +88,13 @@ func (n *Node) submitWrite(o *op) {
 		n.complete(o, n.refusal(), 0)
 		return
 	}
+	good := v.st.Disk == UpToDate
 	if mirrored {
-		n.mirror(o, local)
+		n.mirror(o, good)
 	} else {
 		n.markLocalOnly(o)
 	}
-	o.failed = !local
+	o.failed = !good // a copy on a bad disk does not count
 	if local {
 		o.waits |= waitLocal
 		n.diskAction(o)
@@ -145,7 +146,9 @@ func (n *Node) setBits(v *volume, first, last uint64) {
 
 var mirrorKinds = [...]wire.Kind{verbWrite: wire.KindData, verbTrim: wire.KindTrim, verbZero: wire.KindZero}
 
-func (n *Node) mirror(o *op, local bool) {
+// mirror sends a write to the peer. Where ours is not a good disk the peer's is
+// the only one: then it must have written the block, whatever the protocol.
+func (n *Node) mirror(o *op, good bool) {
 	v := o.v
 	m := wire.Msg{Kind: mirrorKinds[o.verb], Vol: v.id, Seq: n.newSeq(o), Off: o.off, Len: o.len}
 	if o.fua {
@@ -155,7 +158,7 @@ func (n *Node) mirror(o *op, local bool) {
 		m.Flags |= wire.FlagNoHole
 	}
 	switch {
-	case n.cfg.Net.Protocol == 'C' || !local:
+	case n.cfg.Net.Protocol == 'C' || !good:
 		m.Flags |= wire.FlagWantWriteAck
 		o.waits |= waitAck
 	case n.cfg.Net.Protocol == 'B':
@@ -174,7 +177,7 @@ func (n *Node) mirror(o *op, local bool) {
 	}
 	n.send(m, payload)
 	n.joinEpoch(o)
-	if o.fua && (n.cfg.Net.Protocol == 'C' || !local) {
+	if o.fua && (n.cfg.Net.Protocol == 'C' || !good) {
 		o.waits |= waitBarrier
 		o.epoch = n.openEpoch.number
 		n.flushWait = append(n.flushWait, o)
@@ -333,17 +336,18 @@ func (n *Node) startFlush(v *volume, buf Buf) {
 		return
 	}
 	n.flushEpoch(o)
-	if v.writable() {
-		o.waits |= waitLocal
-		n.flushDisk(v, func(r IOResult) {
-			o.waits &^= waitLocal
-			o.failed = r != IOOK
-			n.maybeComplete(o)
-		})
+	good := v.st.Disk == UpToDate
+	o.failed = !good && o.waits != 0 // only the peer's disk can make it good
+	if !v.writable() {
+		n.maybeComplete(o)
 		return
 	}
-	o.failed = o.waits != 0 // only the peer's disk can make it good
-	n.maybeComplete(o)
+	o.waits |= waitLocal
+	n.flushDisk(v, func(r IOResult) {
+		o.waits &^= waitLocal
+		o.failed = o.failed || (good && r != IOOK)
+		n.maybeComplete(o)
+	})
 }
 
 // flushEpoch closes the open epoch for a flush, and makes the flush wait for
@@ -356,7 +360,7 @@ func (n *Node) flushEpoch(o *op) {
 	if epoch == 0 || !n.connected() {
 		return
 	}
-	if (n.cfg.Net.Protocol == 'C' || !o.v.writable()) && !mutant(MutFlushWithoutBarrier) {
+	if (n.cfg.Net.Protocol == 'C' || o.v.st.Disk != UpToDate) && !mutant(MutFlushWithoutBarrier) {
 		o.waits |= waitBarrier
 		o.epoch = epoch
 		o.session = n.link.session

@@ -129,13 +129,24 @@ func (n *Node) receiveBitmapEnd(v *volume) {
 // startSource opens the resync: our new bitmap id first, durably, then the
 // message that lets the target begin. From that message on writes are
 // mirrored instead of announced.
+//
+// Before that our own disk is flushed: of some blocks only the target's bitmap
+// knows that they differ, and it forgets them when its copies are stable. Ours
+// must be by then. (What we write later is covered by the activity log, or, on
+// a Secondary, by the Primary's memory of unconfirmed blocks.)
 func (n *Node) startSource(v *volume) {
 	s := n.link.session
-	syncUUID := n.openSource(v)
-	n.saveSuper(v, func(ok bool) {
-		if ok && s == n.link.session && v.st.Conn == WFBitMapS {
-			n.announceSource(v, syncUUID)
+	current := func() bool { return s == n.link.session && n.link.up && v.st.Conn == WFBitMapS }
+	n.flushDisk(v, func(r IOResult) {
+		if r != IOOK || !current() {
+			return
 		}
+		syncUUID := n.openSource(v)
+		n.saveSuper(v, func(ok bool) {
+			if ok && current() {
+				n.announceSource(v, syncUUID)
+			}
+		})
 	})
 }
 
@@ -373,7 +384,7 @@ func (n *Node) finishTarget(v *volume, then func(ok bool)) {
 	v.gen = v.gen.FinishTarget(Generation{Current: p.Current, Bitmap: p.Bitmap, H1: p.H1, H2: p.H2})
 	v.crashed = false
 	if n.role == Primary {
-		v.exposed = v.gen.Current
+		v.exposed, v.unsure = v.gen.Current, false
 	}
 	n.logDone(v)
 	n.change(v, func(s *State) { s.Conn, s.Disk = Connected, UpToDate })

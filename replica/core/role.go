@@ -343,7 +343,7 @@ func (n *Node) leavePrimary(c *command) {
 	n.setRole(Secondary)
 	n.demoting = false
 	for _, v := range n.vols {
-		v.gen, v.exposed = v.gen.WithPrimary(false), 0
+		v.gen, v.exposed, v.unsure = v.gen.WithPrimary(false), 0, false
 		if v.disk.bm != nil {
 			saved := c.await()
 			n.saveSuper(v, func(bool) { saved(true) })

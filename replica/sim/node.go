@@ -159,6 +159,11 @@ func (n *node) crash(power bool) {
 		v.st = core.State{Role: core.Secondary}
 	}
 	w.oracle.crashed(w.stamp(), n.id, whole, n.images())
+	for _, v := range n.peer().vols {
+		if power && v.st.Role == core.Primary && v.st.Disk != core.UpToDate {
+			w.oracle.reverted(w.stamp(), 1-n.id, v.id, n.vols[v.id].disk.cache)
+		}
+	}
 	w.diverged()
 }
 

@@ -318,6 +318,17 @@ func (o *oracle) crashed(now int64, node int, whole []bool, images [][]content) 
 	}
 }
 
+// reverted notes a power cut of the only good disk that a living Primary
+// serves from: what was not flushed may be gone for its clients.
+func (o *oracle) reverted(now int64, primary, vol int, image []content) {
+	r := o.vols[vol].logical[primary]
+	for s, c := range image {
+		if r != nil && s < len(r.base) && !r.allows(uint32(s), c, now) {
+			r.touch(uint32(s), c, now)
+		}
+	}
+}
+
 // abandon ends a write whose Primary is gone: the peer may get it yet.
 func (o *oracle) abandon(now int64, id uint32) {
 	w := &o.writes[id]
