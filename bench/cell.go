@@ -99,7 +99,10 @@ func drive(ctx context.Context, s *server, lanes []lane, win window) ([]tally, c
 	for i, l := range lanes {
 		wg.Go(func() { tallies[i] = l.run(win) })
 	}
-	time.Sleep(time.Until(win.from))
+	select {
+	case <-time.After(time.Until(win.from)):
+	case <-ctx.Done():
+	}
 	server, client := s.cpuTime(), ownCPUTime()
 	wg.Wait()
 	return tallies, cpuUse{

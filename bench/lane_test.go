@@ -41,6 +41,8 @@ func TestLanesDoWhatTheWorkloadSays(t *testing.T) {
 			if [3]int{reads, writes, flushes} != want {
 				t.Errorf("the server saw %d reads, %d writes, %d flushes for %d operations", reads, writes, flushes, got.ops)
 			}
+			e.mu.Lock()
+			defer e.mu.Unlock()
 			if err := checkStamp(e.data, 0); err != nil {
 				t.Errorf("the export's content: %v", err)
 			}
@@ -62,12 +64,14 @@ func TestDepthIsKept(t *testing.T) {
 		select {
 		case <-done: // the end of the window leaves less than the depth, or nothing
 		case <-time.After(500 * time.Millisecond):
-			l.abort()
+			e.letGo()
 			<-done
 		}
+		e.mu.Lock()
 		if e.most != w.depth {
 			t.Errorf("%s: %d requests at a time, want %d", name, e.most, w.depth)
 		}
+		e.mu.Unlock()
 	}
 }
 
@@ -140,7 +144,8 @@ func TestAbortEndsALane(t *testing.T) {
 		case <-time.After(5 * time.Second):
 			t.Fatalf("%s: still running", name)
 		}
-		l.abort() // again, and after close: harmless
+		e.letGo()
+		l.abort() // again: harmless
 	}
 }
 

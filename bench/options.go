@@ -43,8 +43,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	fs.SetOutput(stderr)
 	fs.StringVar(&opt.dir, "dir", "", "`folder` for the images (default "+shm+" if there is room, else the temporary folder)")
 	size := fs.Int64("size", sizeDefault/mebibyte, "size of each image in `MiB`")
-	seconds := fs.Float64("seconds", 0.3, "measured `time` of each cell")
-	fs.IntVar(&opt.rounds, "rounds", 5, "visits of each workload to each server")
+	seconds := fs.Float64("seconds", 0.15, "measured `time` of each cell")
+	fs.IntVar(&opt.rounds, "rounds", 10, "visits of each workload to each server")
 	fs.DurationVar(&opt.limit, "limit", 170*time.Second, "begin no round that would end later than this after the start")
 	servers := fs.String("servers", strings.Join(serverLabels(), ","), "`list` of servers")
 	workloads := fs.String("workloads", strings.Join(workloadNames(), ","), "`list` of workloads")
@@ -53,7 +53,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&opt.csv, "csv", "", "write every cell to this `file`")
 	fs.StringVar(&opt.md, "md", "", "write the tables to this `file` too")
 	fs.StringVar(&opt.profile, "profile", "", "`folder` for CPU profiles of go-nbd, nbd-file and the client")
-	quick := fs.Bool("quick", false, "a first impression: 2 rounds of 0.15 s, at most 35 s")
+	quick := fs.Bool("quick", false, "a first impression: 3 rounds of 0.08 s, begun within 35 s")
 	if err := fs.Parse(args); err != nil {
 		return opt, err
 	}
@@ -61,7 +61,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		return opt, fmt.Errorf("%w: unexpected %q", errOption, fs.Arg(0))
 	}
 	if *quick {
-		err := setUnlessGiven(fs, map[string]string{"rounds": "2", "seconds": "0.15", "limit": "35s"})
+		err := setUnlessGiven(fs, map[string]string{"rounds": "3", "seconds": "0.08", "limit": "35s"})
 		if err != nil {
 			return opt, err
 		}

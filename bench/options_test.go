@@ -28,7 +28,7 @@ func TestOptionsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if opt.rounds != 7 || opt.cell != 150*time.Millisecond || opt.limit != 35*time.Second {
+	if opt.rounds != 7 || opt.cell != 80*time.Millisecond || opt.limit != 35*time.Second {
 		t.Errorf("-quick -rounds 7 gives %d rounds, cells of %v, limit %v", opt.rounds, opt.cell, opt.limit)
 	}
 	if !slices.Equal(opt.servers, []string{"C", "go-nbd"}) || len(opt.workloads) != 1 || opt.workloads[0].name != "w4q1" {

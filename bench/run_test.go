@@ -121,7 +121,7 @@ func TestRunIsInterrupted(t *testing.T) {
 	if err := run(ctx, opt, io.Discard, io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("an interrupted run: %v", err)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	children := <-pids

@@ -42,14 +42,16 @@ func (e *export) Open(nbd.ClientInfo) (nbd.Handler, error) { return e, nil }
 func (e *export) Close()                                   {}
 
 func (e *export) Serve(r *nbd.Request) {
-	if e.hold == 0 {
-		r.Reply(e.perform(r))
-		return
-	}
 	e.mu.Lock()
-	e.held = append(e.held, r)
-	e.most = max(e.most, len(e.held))
+	hold := e.hold > 0
+	if hold {
+		e.held = append(e.held, r)
+		e.most = max(e.most, len(e.held))
+	}
 	e.mu.Unlock()
+	if !hold {
+		r.Reply(e.perform(r))
+	}
 }
 
 // Drain answers what is held, once there is enough of it.
@@ -62,6 +64,17 @@ func (e *export) Drain() {
 	e.mu.Unlock()
 	for _, r := range ready {
 		r.Reply(e.perform(r))
+	}
+}
+
+// letGo answers what is held, and holds no more.
+func (e *export) letGo() {
+	e.mu.Lock()
+	ready := e.held
+	e.held, e.hold = nil, 0
+	e.mu.Unlock()
+	for _, r := range ready {
+		r.Reply(nil)
 	}
 }
 

@@ -90,6 +90,9 @@ func (b *batch) dropEvents() {
 		e := &b.events[i]
 		b.r.account(e)
 		switch e.Kind {
+		case core.EvGateClosed:
+			b.r.volume(e.Vol).readersGone = true
+			b.r.feed.notify()
 		case core.EvRead, core.EvWrite, core.EvTrim, core.EvZero, core.EvFlush:
 			b.r.bufs.slot(e.Buf).inCore = false
 			b.actions = append(b.actions, core.Action{Kind: core.ActComplete, Buf: e.Buf, Result: core.IOShutdown})

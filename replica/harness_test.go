@@ -41,6 +41,32 @@ type faultyDevice struct {
 	disk.Device
 	mu                sync.Mutex
 	read, write, sync error
+	stalled           chan struct{} // until it is closed, operations wait
+	arrived           chan struct{} // gets a token for each operation that waits
+}
+
+// stall makes reads and writes wait until resume is called.
+func (f *faultyDevice) stall() (arrived <-chan struct{}, resume func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stalled := make(chan struct{})
+	f.stalled, f.arrived = stalled, make(chan struct{}, 1000)
+	return f.arrived, sync.OnceFunc(func() {
+		f.mu.Lock()
+		f.stalled = nil
+		f.mu.Unlock()
+		close(stalled)
+	})
+}
+
+func (f *faultyDevice) wait() {
+	f.mu.Lock()
+	stalled, arrived := f.stalled, f.arrived
+	f.mu.Unlock()
+	if stalled != nil {
+		arrived <- struct{}{}
+		<-stalled
+	}
 }
 
 func (f *faultyDevice) set(read, write, sync error) {
@@ -56,6 +82,7 @@ func (f *faultyDevice) errs() (read, write, sync error) {
 }
 
 func (f *faultyDevice) ReadAt(p []byte, off int64) (int, error) {
+	f.wait()
 	if err, _, _ := f.errs(); err != nil {
 		return 0, err
 	}
@@ -63,6 +90,7 @@ func (f *faultyDevice) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *faultyDevice) WriteAt(p []byte, off int64) (int, error) {
+	f.wait()
 	if _, err, _ := f.errs(); err != nil {
 		return 0, err
 	}

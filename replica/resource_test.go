@@ -133,10 +133,12 @@ func TestSessionsBreakUnderLoad(t *testing.T) {
 		t.Run(string(protocol), func(t *testing.T) {
 			a, b := newSyncedPair(t, protocol)
 			c := a.client()
-			stop := time.Now().Add(2 * time.Second)
-			for i := 0; time.Now().Before(stop); i++ {
+			begin := time.Now()
+			cuts := time.Duration(1)
+			for i := 0; time.Since(begin) < 2*time.Second; i++ {
 				c.write(uint64(i*61%4096)*4096, pattern(byte(i), 4096))
-				if i%500 == 499 {
+				if time.Since(begin) > cuts*150*time.Millisecond {
+					cuts++
 					a.cut()
 				}
 			}

@@ -127,14 +127,14 @@ func (r *Resource) halt(ctx context.Context) error {
 	return r.closeLeftDisks()
 }
 
-// waitIdle waits until no operation uses a backing disk.
+// waitIdle waits until neither an operation nor a reader uses a backing disk.
 func (r *Resource) waitIdle(ctx context.Context) error {
 	for {
 		busy := false
 		r.mu.Lock()
 		changed := r.feed.changed
 		for _, v := range r.vols {
-			busy = busy || v.running > 0
+			busy = busy || v.running > 0 || !v.readersGone
 		}
 		r.mu.Unlock()
 		if !busy {
@@ -148,6 +148,10 @@ func (r *Resource) waitIdle(ctx context.Context) error {
 	}
 }
 
+// haltOp stands for an operation of the core that waits for the last reader
+// when there is no core any more.
+const haltOp = ^core.Op(0)
+
 // stopCore makes the core step no more, and returns the pieces of client
 // requests that it has not answered.
 func (r *Resource) stopCore() (left []core.Buf) {
@@ -158,6 +162,9 @@ func (r *Resource) stopCore() (left []core.Buf) {
 		close(answer)
 	}
 	clear(r.answers)
+	for _, v := range r.vols {
+		v.readersGone = v.gate.shut(haltOp)
+	}
 	r.feed.notify()
 	for n := core.Buf(1); uint32(n) <= r.bufs.clients; n++ {
 		if s := r.bufs.slot(n); s.inCore {

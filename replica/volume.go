@@ -31,8 +31,10 @@ type Volume struct {
 	detaching bool // close back when running is 0
 	attaching bool // an attach has begun and the core has not answered
 	openers   int
-	progress  *status.Progress
-	syncStart core.Time // the resync that progress follows
+	// readersGone says, once the core has stopped, that no read bypasses it any more.
+	readersGone bool
+	progress    *status.Progress
+	syncStart   core.Time // the resync that progress follows
 
 	metaMu    sync.Mutex
 	metaReady sync.Cond

@@ -37,9 +37,6 @@ func (c *runCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if _, err := ctl.MakeRunDir(a.global.Node); err != nil {
-		return fail(exitExecution, "%s", err.Error())
-	}
 	socket, err := filepath.Abs(a.client().Socket())
 	if err != nil {
 		return fmt.Errorf("find the socket: %w", err)
@@ -48,6 +45,10 @@ func (c *runCmd) Run(a *app) error {
 	err = daemon.Run(ctx, daemon.Options{
 		ConfigPath: path, Self: self, Socket: socket, Version: version,
 		StopTimeout: stopTimeout, Log: slog.New(c.logHandler(a)),
+		MakeRunDir: func() error {
+			_, err := ctl.MakeRunDir(a.global.Node)
+			return err
+		},
 	}, reload)
 	return daemonStartError(path, err)
 }

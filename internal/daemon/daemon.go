@@ -16,6 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +35,9 @@ type Options struct {
 	Socket      string // of the control interface
 	Version     string
 	StopTimeout time.Duration // 0 means DefaultStopTimeout
+	// MakeRunDir creates Self.RunDir. It is called only if a path that is in
+	// use lies there.
+	MakeRunDir func() error
 	Log         *slog.Logger
 }
 
@@ -62,6 +67,9 @@ func Run(ctx context.Context, opts Options, reload <-chan struct{}) error {
 	defer d.end()
 	locals, err := d.configure()
 	if err != nil {
+		return err
+	}
+	if err := d.makeRunDir(locals); err != nil {
 		return err
 	}
 	socket, err := takeSocket(d.opts.Socket)
@@ -118,6 +126,23 @@ func (d *Daemon) configure() ([]*config.LocalResource, error) {
 	d.statusFile = cfg.StatusFile(d.opts.Self)
 	d.mu.Unlock()
 	return locals, nil
+}
+
+// makeRunDir creates the run folder if anything is to be put there.
+func (d *Daemon) makeRunDir(locals []*config.LocalResource) error {
+	paths := []string{d.opts.Socket, d.statusPath()}
+	for _, lr := range locals {
+		for _, v := range lr.Volumes {
+			for _, l := range v.NBDListen {
+				paths = append(paths, l.Address)
+			}
+		}
+	}
+	inside := func(path string) bool { return strings.HasPrefix(path, d.opts.Self.RunDir+"/") }
+	if d.opts.MakeRunDir == nil || !slices.ContainsFunc(paths, inside) {
+		return nil
+	}
+	return d.opts.MakeRunDir()
 }
 
 func (d *Daemon) addUnit(lr *config.LocalResource) *unit {

@@ -184,14 +184,12 @@ func requested(s State, r *wire.StateReq) (State, bool) {
 
 func (n *Node) applyRequest(v *volume, r *wire.StateReq) {
 	want, _ := requested(v.st, r)
-	n.change(v, func(s *State) { s.Peer, s.PDisk, s.Conn = want.Peer, want.PDisk, want.Conn })
+	n.change(v, func(s *State) { s.Peer, s.PDisk = want.Peer, want.PDisk })
 	switch Conn(r.Conn) {
 	case Disconnecting:
 		n.tornDown = true
-	case StartingSyncT:
-		n.startFullSource(v)
-	case StartingSyncS:
-		n.startFullTarget(v)
+	case StartingSyncT, StartingSyncS:
+		n.agreeFullSync(v, Conn(r.Conn) == StartingSyncS)
 	}
 }
 
@@ -296,6 +294,8 @@ func (n *Node) beginDetach(c *command, v *volume) bool {
 	switch {
 	case v.st.Disk == Diskless:
 		return n.finish(c, NothingToDo)
+	case v.st.Disk == Attaching:
+		return false // it will be something else soon
 	case v.st.Disk <= Failed:
 		c.phase = detachLeave
 		return true
@@ -330,6 +330,9 @@ func (n *Node) quiesce(c *command, v *volume) {
 
 // --- invalidate
 
+// invalidateOffline is the phase of an invalidate without a peer.
+const invalidateOffline = 3
+
 func (n *Node) runInvalidate(c *command) bool {
 	v := n.targets(c.Vol)[0]
 	conn := StartingSyncT
@@ -338,7 +341,7 @@ func (n *Node) runInvalidate(c *command) bool {
 	}
 	switch {
 	case c.phase == 0 && !n.connected():
-		return n.invalidateOffline(c, v)
+		return n.invalidateAlone(c, v)
 	case c.phase == 0:
 		want := v.st
 		want.Conn = conn
@@ -348,31 +351,40 @@ func (n *Node) runInvalidate(c *command) bool {
 		c.phase = 1
 		n.ask(c, wire.StateReq{Vol: int32(v.id), Conn: uint8(conn)})
 		return true
-	case c.phase == 1 && c.linkLost:
+	case !n.connected() && c.phase < invalidateOffline, c.linkLost:
 		return n.finish(c, ErrNeedConnection)
-	case c.phase == 1 && c.reply == 0:
+	case c.phase == 1 && c.reply == 0, v.syncAgreed:
 		return false
 	case c.phase == 1 && c.reply.Failed():
 		return n.finish(c, ErrRefusedByPeer)
 	case c.phase == 1:
-		if conn == StartingSyncT {
-			n.startFullTarget(v)
-		} else {
-			n.change(v, func(s *State) { s.Conn = conn })
-			n.startFullSource(v)
-		}
+		c.phase = 2
+		n.agreeFullSync(v, conn == StartingSyncT)
+		return true
 	}
 	return n.finish(c, Success)
 }
 
-// invalidateOffline marks everything without a peer: a Secondary gives its
+// agreeFullSync begins what both ends consented to. The target goes first:
+// only when its disk is Inconsistent, durably, does the source stop mirroring
+// to it. Until then a source that loses it starts a new generation, because
+// the target could still come back, or be promoted, as UpToDate.
+func (n *Node) agreeFullSync(v *volume, target bool) {
+	if target {
+		n.startFullTarget(v)
+		return
+	}
+	v.syncAgreed = true
+}
+
+// invalidateAlone marks everything without a peer: a Secondary gives its
 // data up, a Primary takes the peer's for lost.
-func (n *Node) invalidateOffline(c *command, v *volume) bool {
+func (n *Node) invalidateAlone(c *command, v *volume) bool {
 	target := c.Kind == CmdInvalidate
 	if n.conn() > WFConnection || v.st.Disk < Inconsistent || target == (n.role == Primary) {
 		return n.finish(c, ErrNeedConnection)
 	}
-	c.phase = 2
+	c.phase = invalidateOffline
 	n.change(v, func(s *State) {
 		if target {
 			s.Disk = Inconsistent
@@ -384,20 +396,18 @@ func (n *Node) invalidateOffline(c *command, v *volume) bool {
 	return true
 }
 
-// startFullTarget: both ends agreed that this node copies everything from the
-// peer. Its data counts for nothing from now on (DRBD 8.4 says Outdated until
-// the resync runs, and would call it UpToDate again if the link died before).
+// startFullTarget gives up this node's data for a full copy of the peer's.
+// (DRBD 8.4 says Outdated until the resync runs, and would call it UpToDate
+// again if the link died before.)
 func (n *Node) startFullTarget(v *volume) {
 	n.change(v, func(s *State) { s.Conn, s.Disk = StartingSyncT, Inconsistent })
 	v.sync = resync{}
 	s := n.link.session
-	n.incoming.holds++ // the source may be ready before us
 	n.setAllBits(v, func(ok bool) {
-		n.incoming.holds--
 		if ok && s == n.link.session && v.st.Conn == StartingSyncT {
 			n.change(v, func(s *State) { s.Conn = WFSyncUUID })
+			n.sendState(v)
 		}
-		n.drainIncoming()
 	})
 }
 
@@ -405,6 +415,8 @@ func (n *Node) startFullTarget(v *volume) {
 // survives a link that dies now: a bitmap id that the peer lacks makes this
 // node the source at the next handshake (rule 36).
 func (n *Node) startFullSource(v *volume) {
+	v.syncAgreed = false
+	n.change(v, func(s *State) { s.Conn = StartingSyncS })
 	v.sync = resync{}
 	s := n.link.session
 	syncUUID := n.openSource(v)

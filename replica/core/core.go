@@ -78,6 +78,7 @@ type volume struct {
 	crashed       bool   // this node crashed as Primary and has not been in sync since
 	fullSync      bool   // every bit is being set
 	keepIndicator bool   // the primary indicator outlives the role for a moment
+	syncAgreed    bool   // a full sync with the peer as target was agreed; it is getting ready
 	exposed       uint64 // current id of the data that clients were shown (0 = none)
 	unsure        bool   // exposed may be out of date: the peer, serving us alone, starts a new generation
 	opens         int

@@ -344,7 +344,7 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 	want := v.st
 	edit(&want)
 	s, _ := Sanitize(v.st, want, n.rules(v))
-	if err := Validate(s, n.rules(v)); err.Failed() && !(d.SyncTarget && n.role == Primary) {
+	if err := validateAgainst(v.st, s, n.rules(v)); err.Failed() && !(d.SyncTarget && n.role == Primary) {
 		n.log(v, LevelError, "State change failed: %s", err.Text())
 		n.log(v, LevelError, "  state = %s", v.st)
 		n.log(v, LevelError, " wanted = %s", s)
@@ -389,6 +389,10 @@ func (n *Node) peerStateChanged(v *volume, peer State) {
 	if attaching && v.st.Disk != Negotiating {
 		n.sendUUIDs(v)
 		n.sendState(v)
+	}
+	if v.syncAgreed && peer.Disk == Inconsistent && peer.Conn == WFSyncUUID && v.st.Conn == Connected {
+		n.startFullSource(v)
+		return
 	}
 	if v.st.Conn == Connected && (attaching || v.st.Disk == Negotiating || forced) {
 		n.renegotiate(v, peer)

@@ -126,15 +126,31 @@ func (n *Node) linkDown(s Session, r DropReason) {
 	n.writeBitmaps()
 }
 
-// loseSync looks at a resync that this node was the source of. If its end was
-// only a barrier ack away, the target may be UpToDate already and can be
-// promoted; a Primary must then leave the common generation like one that
-// loses an UpToDate peer. Otherwise the promoted target would take the writes
-// that follow here for stray ones and discard them.
+// loseSync looks at a resync that this node was the source of. If the target
+// may be UpToDate on its own account, it can be promoted; a Primary must then
+// leave the common generation like one that loses an UpToDate peer. Otherwise
+// the promoted target would take the writes that follow here for stray ones
+// and discard them.
 func (n *Node) loseSync(v *volume) {
-	y := &v.sync
-	if v.st.Role != Primary || v.st.Conn != SyncSource || v.st.Disk != UpToDate || !y.confirmed {
+	v.syncAgreed = false
+	if v.st.Role != Primary || v.st.Conn != SyncSource || v.st.Disk != UpToDate || !n.targetMayBeGood(v) {
 		return
+	}
+	v.gen.H1, v.gen.H2 = v.gen.Bitmap, v.gen.H1
+	v.gen = v.gen.Rotate(n.newUUID(), true)
+	n.log(v, LevelInfo, "new current UUID %s (the resync may have ended at the peer)", v.gen)
+	n.continueAlone(v)
+}
+
+// targetMayBeGood: it has not shown yet that it took the sync UUID, and held
+// our generation before; or the end was only a barrier ack away.
+func (n *Node) targetMayBeGood(v *volume) bool {
+	y := &v.sync
+	if !y.begun && masked(v.peerGen.Current) == masked(v.gen.Current) {
+		return true
+	}
+	if !y.confirmed {
+		return false
 	}
 	sent := y.ackedBits
 	for o := v.index.head; o != nil; o = o.next {
@@ -142,13 +158,7 @@ func (n *Node) loseSync(v *volume) {
 			sent += o.blocks()
 		}
 	}
-	if sent < v.outOfSync() {
-		return
-	}
-	v.gen.H1, v.gen.H2 = v.gen.Bitmap, v.gen.H1
-	v.gen = v.gen.Rotate(n.newUUID(), true)
-	n.log(v, LevelInfo, "new current UUID %s (the resync may have ended at the peer)", v.gen)
-	n.continueAlone(v)
+	return sent >= v.outOfSync()
 }
 
 // writeBitmaps saves the dirty pages of every disk, without hurry.

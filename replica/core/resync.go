@@ -28,6 +28,7 @@ type resync struct {
 	starved   bool // the budget stops the next request
 	source    bool
 	run       uint64 // tells this resync from others
+	begun     bool   // source: the target asked for a block, so it is Inconsistent by now
 	confirmed bool   // source: the barrier out now was sent after the resync began
 	acked     [2][]span
 	ackedBits uint64
@@ -391,7 +392,10 @@ func (n *Node) finishTarget(v *volume, then func(ok bool)) {
 	n.handler(v, "after-resync-target")
 	v.sync = resync{}
 	n.writeBitmap(v, nil, func(bool) {})
-	n.saveSuper(v, then)
+	n.saveSuper(v, func(ok bool) {
+		n.sendState(v) // for a source whose disk died meanwhile: it takes part in no end of a resync
+		then(ok)
+	})
 }
 
 func (n *Node) logDone(v *volume) {
@@ -408,6 +412,7 @@ func (n *Node) syncRequested(v *volume, m *wire.Msg) {
 		n.send(wire.Msg{Kind: wire.KindResyncNegReply, Vol: v.id, Seq: m.Seq, Off: m.Off, Len: m.Len}, 0)
 		return
 	}
+	v.sync.begun = true
 	o := n.newOp(opSyncSource, v)
 	o.verb = verbRead
 	o.epoch = m.Seq // the target's number; ours goes out with the reply

@@ -100,12 +100,13 @@ func (w *World) mend() {
 	if w.failure != nil || w.good() {
 		return
 	}
-	a, b := w.nodes[0], w.nodes[1]
+	alone := w.nodes[0].standsAlone() || w.nodes[1].standsAlone()
 	switch {
 	case w.noGoodData():
 		w.mends++
 		w.forceOne()
-	case a.standsAlone() && b.standsAlone() && w.joins > 0:
+	case alone && w.joins > 0 && w.retire():
+	case alone && w.joins > 1:
 		w.resolve()
 	default:
 		w.joins++
@@ -115,6 +116,28 @@ func (w *World) mend() {
 			}
 		}
 	}
+}
+
+// retire demotes a Primary that has no good data and refuses its own old disk.
+func (w *World) retire() bool {
+	for _, n := range w.nodes {
+		for _, v := range n.vols {
+			if v.st.Role == core.Primary && v.st.Disk < core.Consistent && v.st.Conn == core.StandAlone {
+				n.giveUp()
+				w.run(w.now+second, w.quiet)
+				n.command(core.Command{Kind: core.CmdConnect, Vol: -1})
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// giveUp sends the clients away and demotes a node.
+func (n *node) giveUp() {
+	n.stopping = true
+	n.closeAll()
+	n.command(core.Command{Kind: core.CmdSecondary, Vol: -1})
 }
 
 func (n *node) standsAlone() bool { return n.vols[0].st.Conn == core.StandAlone }
@@ -153,9 +176,12 @@ func (w *World) resolve() {
 		victim = victim.peer()
 	}
 	w.tracef("%s gives up its data", victim.name())
-	victim.stopping = true
-	victim.closeAll()
-	victim.command(core.Command{Kind: core.CmdSecondary, Vol: -1})
+	victim.giveUp()
+	for _, n := range w.nodes {
+		if !n.standsAlone() {
+			n.command(core.Command{Kind: core.CmdDisconnect, Vol: -1})
+		}
+	}
 	w.run(w.now+second, w.quiet)
 	w.mends++
 	if w.mends > 3 {
