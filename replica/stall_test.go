@@ -150,6 +150,9 @@ func TestProtocolAWithAFullSocket(t *testing.T) {
 	a.must("primary --force", a.Primary(testCtx(t), true))
 	a.await("initial sync", inSync)
 	b.await("initial sync", inSync)
+	w := a.client()
+	w.write(0, pattern(1, 4096)) // warms the extent
+	w.h.Close()
 	c := a.queueClient(1000, 4096)
 	arrived, resume := b.fault.stall()
 	defer resume()

@@ -87,6 +87,18 @@ func (g Generation) StartSource(random uint64) (_ Generation, syncUUID uint64) {
 	return g, syncUUID
 }
 
+// keepAncestor returns g, which follows from old, with the peer's current id
+// kept in its history if old had it there. Each attempt at a resync that the
+// link cuts short pushes one id into the two slots; DRBD 8.4 would forget the
+// target's after three, and then call its data unrelated.
+func (g Generation) keepAncestor(old Generation, peer uint64) Generation {
+	p, o, n := masked(peer), old.mask(), g.mask()
+	if p != 0 && o.has(p) && !n.has(p) && p != n.Bitmap {
+		g.H2 = peer
+	}
+	return g
+}
+
 // StartTarget begins a resync as its target: until it ends, this node's data
 // is the generation syncUUID.
 func (g Generation) StartTarget(syncUUID uint64) Generation {

@@ -533,3 +533,19 @@ func TestDecideNeverTrustsBitmapsWithoutBase(t *testing.T) {
 		}
 	})
 }
+
+// A target whose link is cut in every attempt keeps its place in the source's
+// history, however often that happens.
+func TestInterruptedAttemptsKeepTheAncestor(t *testing.T) {
+	target := Generation{Current: 0x5000}
+	source := Generation{Current: 0x9000, H1: 0x5000, H2: 0x3000}
+	for attempt := range 10 {
+		v := Compare(Facts{Gen: source, Disk: UpToDate}, Facts{Gen: target, Disk: Inconsistent, Inconsistent: true}, true)
+		if v.Result != ResultFull && v.Result != ResultBitmap {
+			t.Fatalf("attempt %d: verdict %d by rule %d", attempt, v.Result, v.Rule)
+		}
+		old := source
+		source, _ = source.StartSource(uint64(0x100000 + attempt*16))
+		source = source.keepAncestor(old, target.Current)
+	}
+}

@@ -152,7 +152,9 @@ func (n *Node) startSource(v *volume) {
 }
 
 func (n *Node) openSource(v *volume) (syncUUID uint64) {
-	v.gen, syncUUID = v.gen.StartSource(n.newUUID())
+	old := v.gen
+	v.gen, syncUUID = old.StartSource(n.newUUID())
+	v.gen = v.gen.keepAncestor(old, v.peerGen.Current)
 	n.log(v, LevelInfo, "updated sync UUID %s", v.gen)
 	return syncUUID
 }
