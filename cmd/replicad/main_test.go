@@ -24,7 +24,7 @@ func TestScript(t *testing.T) {
 		Setup: setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"pair": scriptPair, "be1": onNode("be1"), "be2": onNode("be2"),
-			"start": scriptStart, "stop": scriptStop, "kill9": scriptKill, "hangup": scriptHangUp,
+			"start": scriptStart, "halt": scriptStop, "kill9": scriptKill, "hangup": scriptHangUp,
 			"await": scriptAwait, "hold": scriptHold, "release": scriptRelease, "shut": scriptShut, "exits": scriptExits,
 			"sameas": scriptSameAs, "append": scriptAppend, "subst": scriptSubst, "ext4": scriptExt4,
 		},

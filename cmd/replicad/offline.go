@@ -281,7 +281,7 @@ func (c *setGiCmd) Run(a *app, _ verbName) error {
 		return fail(exitUsage, "USAGE: %s set-gi GI RESOURCE[/VOLUME]", a.name)
 	}
 	gi, name := c.Words[0], c.Words[1]
-	if strings.Contains(name, ":") {
+	if looksLikeGI(name) && !looksLikeGI(gi) {
 		gi, name = name, gi
 	}
 	targets, err := a.targets("set-gi", []string{name}, false)
@@ -298,6 +298,11 @@ func (c *setGiCmd) Run(a *app, _ verbName) error {
 		}
 		return a.eachStore(t, readWrite, func(s *meta.Store) error { return a.setGI(s, gi, c.Force) })
 	})
+}
+
+// looksLikeGI tells identifiers from the name of a resource.
+func looksLikeGI(word string) bool {
+	return strings.Trim(word, "0123456789abcdefABCDEFx:") == ""
 }
 
 func (a *app) setGI(s *meta.Store, gi string, force bool) error {

@@ -98,7 +98,7 @@ func scriptStart(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// stop NODE... ends daemons with SIGTERM; they have to exit with 0.
+// halt NODE... ends daemons with SIGTERM; they have to exit with 0.
 func scriptStop(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
 		code, err := nodeOf(ts, name).stop()

@@ -22,7 +22,7 @@ const controlLinger = 2 * time.Second
 // serveControl answers on the control socket until the daemon ends.
 func (d *Daemon) serveControl(l net.Listener) {
 	server := &http.Server{
-		Handler:           d.controlHandler(),
+		Handler:           d.afterStart(d.controlHandler()),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
 	}
@@ -37,6 +37,23 @@ func (d *Daemon) serveControl(l net.Listener) {
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		d.log.Error("control socket is lost", "err", err)
 	}
+}
+
+// startPatience bounds how long a question may have to wait for a disk that is
+// slow to attach.
+const startPatience = 10 * time.Second
+
+// afterStart holds requests back until the resources are up: right after the
+// start, the answer would be that nothing is there.
+func (d *Daemon) afterStart(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-d.ready:
+		case <-time.After(startPatience):
+		case <-r.Context().Done():
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (d *Daemon) controlHandler() http.Handler {

@@ -50,6 +50,7 @@ type Daemon struct {
 	end       context.CancelFunc
 	wg        sync.WaitGroup
 	dirty     chan struct{} // room for one: the status text may have changed
+	ready     chan struct{} // closed when every resource has been brought up, or tried
 
 	mu         sync.Mutex
 	units      []*unit // in the order of the configuration
@@ -84,6 +85,7 @@ func Run(ctx context.Context, opts Options, reload <-chan struct{}) error {
 	}
 	d.wg.Go(func() { d.serveControl(socket.listener) })
 	d.bringUp(ctx)
+	close(d.ready)
 	d.wg.Go(d.keepStatusFile)
 	d.announce("READY=1")
 	d.log.Info("ready", "socket", d.opts.Socket, "node", d.opts.Self.Node, "resources", len(locals), "version", d.opts.Version)
@@ -98,7 +100,7 @@ func newDaemon(opts Options) *Daemon {
 	if opts.StopTimeout <= 0 {
 		opts.StopTimeout = DefaultStopTimeout
 	}
-	d := &Daemon{opts: opts, log: opts.Log, dirty: make(chan struct{}, 1)}
+	d := &Daemon{opts: opts, log: opts.Log, dirty: make(chan struct{}, 1), ready: make(chan struct{})}
 	d.endpoints = newEndpoints(opts.Log)
 	d.ctx, d.end = context.WithCancel(context.Background())
 	return d

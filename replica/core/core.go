@@ -214,7 +214,9 @@ func (n *Node) Deadline() (Time, bool) {
 	n.linkDeadline(&d)
 	n.commandDeadline(&d)
 	for _, v := range n.vols {
-		v.sync.deadline(&d)
+		if n.pulls(v) {
+			v.sync.deadline(&d)
+		}
 	}
 	return d.at, d.set
 }

@@ -176,12 +176,14 @@ func (n *Node) mirror(o *op, good bool) {
 		v.ctr.Sent += uint64(o.len)
 	}
 	n.send(m, payload)
+	o.epoch = n.openEpoch.number // joining may close it
 	n.joinEpoch(o)
 	if o.fua && (n.cfg.Net.Protocol == 'C' || !good) {
 		o.waits |= waitBarrier
-		o.epoch = n.openEpoch.number
 		n.flushWait = append(n.flushWait, o)
-		n.closeEpoch()
+		if !n.openEpoch.empty() {
+			n.closeEpoch()
+		}
 	}
 }
 

@@ -203,12 +203,17 @@ func (n *Node) receiveSyncUUID(v *volume, uuid uint64) {
 
 // --- target
 
+// pulls reports whether the volume is a resync target that may ask for blocks.
+func (n *Node) pulls(v *volume) bool {
+	return v.sync.running && v.st.Conn == SyncTarget && n.connected() && !n.link.dropping && v.disk.bm != nil
+}
+
 // pumpResync asks for more blocks while depth and rate allow.
 func (n *Node) pumpResync(v *volume) {
-	y := &v.sync
-	if !y.running || v.st.Conn != SyncTarget || !n.connected() || n.link.dropping || v.disk.bm == nil {
+	if !n.pulls(v) {
 		return
 	}
+	y := &v.sync
 	y.refill(n.now, v.rate())
 	y.starved = false
 	for y.inFlight < v.cfg.ResyncDepth {

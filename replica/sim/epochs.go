@@ -26,6 +26,7 @@ type mirrored struct {
 	first, count uint32
 	begun, done  bool
 	failed       bool
+	seq          uint64 // the message
 	write        uint32 // 0: unknown, zeroes
 	mark         uint64 // the disk's clock after its effect
 }
@@ -33,7 +34,7 @@ type mirrored struct {
 func (e *incomingEpochs) clear() { *e = incomingEpochs{} }
 
 func (e *incomingEpochs) mirrored(m *wire.Msg) {
-	e.open = append(e.open, &mirrored{vol: int(m.Vol), first: uint32(m.Off / sectorSize), count: m.Len / sectorSize})
+	e.open = append(e.open, &mirrored{vol: int(m.Vol), first: uint32(m.Off / sectorSize), count: m.Len / sectorSize, seq: m.Seq})
 }
 
 func (e *incomingEpochs) barrier(number uint64) {
@@ -58,8 +59,26 @@ func (e *incomingEpochs) begin(vol int, first, count uint32) (m *mirrored, befor
 	return nil, nil
 }
 
+// refused notes that the sender was told to do without a write.
+func (e *incomingEpochs) refused(seq uint64) {
+	lists := [][]*mirrored{e.open}
+	for _, c := range e.closed {
+		lists = append(lists, c.writes)
+	}
+	for _, writes := range lists {
+		for _, m := range writes {
+			if m.seq == seq {
+				m.begun, m.failed = true, true
+			}
+		}
+	}
+}
+
 // sends checks what a message promises before it leaves.
 func (n *node) sends(a *core.Action) {
+	if a.Msg.Kind == wire.KindNegAck {
+		n.epochs.refused(a.Msg.Seq)
+	}
 	if a.Msg.Kind != wire.KindBarrierAck {
 		return
 	}

@@ -43,6 +43,9 @@ func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	if targeting(now.Conn) && !targeting(old.Conn) {
 		w.oracle.resyncStarts(v.id, 1-n.id, n.id)
 	}
+	if p := n.peer().vols[v.id]; now.Role == core.Primary && old.Disk == core.UpToDate && now.Disk < core.UpToDate && p.tainted {
+		w.oracle.reverted(w.stamp(), n.id, v.id, p.disk.cache)
+	}
 	if now.Disk == core.Inconsistent && old.Disk > core.Inconsistent {
 		w.oracle.resyncWrites(v.id, n.id)
 	}
