@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func TestImageChecks(t *testing.T) {
@@ -53,6 +54,28 @@ func overwrite(t *testing.T, path string, at int64, p []byte) {
 	defer f.Close()
 	if _, err := f.WriteAt(p, at); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAwaitCopy(t *testing.T) {
+	dir := t.TempDir()
+	path, twin := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for _, p := range []string{path, twin} {
+		if err := createImage(p, testSize, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overwrite(t, path, testSize-1, []byte("x"))
+	if err := awaitCopy(t.Context(), path, twin, testSize, 60*time.Millisecond); !errors.Is(err, errDiffer) {
+		t.Errorf("a copy that stays behind: %v", err)
+	}
+	late := time.AfterFunc(100*time.Millisecond, func() { overwrite(t, twin, testSize-1, []byte("x")) })
+	defer late.Stop()
+	if err := awaitCopy(t.Context(), path, twin, testSize, 10*time.Second); err != nil {
+		t.Errorf("a copy that comes late: %v", err)
+	}
+	if err := awaitCopy(t.Context(), path, twin+"?", testSize, time.Hour); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a copy that is not there: %v", err)
 	}
 }
 

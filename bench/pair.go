@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -214,7 +215,9 @@ func (l *lab) findReplicad(ctx context.Context) (string, error) {
 
 func buildReplicad(ctx context.Context, folder string) (string, error) {
 	program := filepath.Join(folder, "replicad")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "replicad/cmd/replicad")
+	version, _ := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty").Output() // none outside a clone
+	flags := "-X main.version=" + cmp.Or(strings.TrimSpace(string(version)), "unknown")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", flags, "-o", program, "replicad/cmd/replicad")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")

@@ -166,16 +166,27 @@ func (s *server) check(ctx context.Context, size int64) error {
 	if s.twin == "" {
 		return nil
 	}
-	limit := time.Now().Add(copyPatience)
+	if err := awaitCopy(ctx, s.image, s.twin, size, copyPatience); err != nil {
+		return fmt.Errorf("after the run: %w", err)
+	}
+	return nil
+}
+
+// awaitCopy waits until both images are equal: under protocol A the last writes
+// may still be on their way.
+func awaitCopy(ctx context.Context, image, twin string, size int64, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	for {
-		err := compareImages(s.image, s.twin, size)
-		if err == nil {
-			return nil
+		err := compareImages(image, twin, size)
+		if !errors.Is(err, errDiffer) {
+			return err
 		}
-		if time.Now().After(limit) || ctx.Err() != nil {
-			return fmt.Errorf("after the run: %w", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 }
 

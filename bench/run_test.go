@@ -161,6 +161,31 @@ func TestRunNoticesADeadServer(t *testing.T) {
 	}
 }
 
+// The real program, alone and as pairs: built, synchronised, measured, and its
+// copies compared.
+func TestRunMeasuresReplicad(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the program and starts seven daemons")
+	}
+	file := filepath.Join(t.TempDir(), "rows.csv")
+	opt := tiny(t, "standalone,A,B,C", "-rounds", "1", "-csv", file)
+	var out, log bytes.Buffer
+	if err := run(t.Context(), opt, &out, &log); err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	got := cells(t, file)
+	for _, w := range workloads {
+		for _, label := range opt.servers {
+			if recs := got[key{w.name, label}]; len(recs) != 1 {
+				t.Errorf("%s on %s was measured %d times", w.name, label, len(recs))
+			} else {
+				checkRecord(t, recs[0])
+			}
+		}
+	}
+	mustBeEmpty(t, opt.dir)
+}
+
 func TestRunWithoutReplicad(t *testing.T) {
 	opt := tiny(t, "nbd-file,standalone", "-workloads", "r4q1", "-replicad", "/bin/false")
 	var out bytes.Buffer

@@ -143,8 +143,9 @@ func TestProtocolAWithAFullSocket(t *testing.T) {
 	for _, n := range []*testNode{a, b} {
 		cfg := n.cfg
 		cfg.Link.SendBuffer, cfg.Link.ReceiveBuffer = 32<<10, 32<<10
-		// No barrier: nothing but the link's own report completes a write.
+		// No barrier, no ping: nothing but the link's own report completes a write.
 		cfg.Core.Net.BarrierAge, cfg.Core.Net.BarrierBytes = core.Duration(time.Hour), 1<<40
+		cfg.Core.Net.PingInt = core.Duration(time.Hour)
 		n.must("reconfigure", n.Reconfigure(testCtx(t), cfg))
 		n.up()
 	}

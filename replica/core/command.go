@@ -349,18 +349,24 @@ func (n *Node) runInvalidate(c *command) bool {
 			return n.finish(c, err)
 		}
 		c.phase = 1
+		v.syncAgreed = conn == StartingSyncS // the target may be ready before its consent arrives
 		n.ask(c, wire.StateReq{Vol: int32(v.id), Conn: uint8(conn)})
 		return true
 	case !n.connected() && c.phase < invalidateOffline, c.linkLost:
 		return n.finish(c, ErrNeedConnection)
-	case c.phase == 1 && c.reply == 0, v.syncAgreed:
+	case c.phase == 1 && c.reply == 0:
 		return false
 	case c.phase == 1 && c.reply.Failed():
+		v.syncAgreed = false
 		return n.finish(c, ErrRefusedByPeer)
 	case c.phase == 1:
 		c.phase = 2
-		n.agreeFullSync(v, conn == StartingSyncT)
+		if conn == StartingSyncT {
+			n.startFullTarget(v)
+		}
 		return true
+	case v.syncAgreed:
+		return false
 	}
 	return n.finish(c, Success)
 }
