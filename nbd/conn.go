@@ -86,7 +86,18 @@ func newConn(s *Server, sock socket) (*conn, error) {
 	c.in = newInbox(c)
 	out, err := newOutbox(sock, s.cfg.StallTimeout, c.sent)
 	c.out = out
+	if out != nil {
+		out.more = c.expectsReplies
+	}
 	return c, err
+}
+
+// expectsReplies reports whether other requests than the one being answered
+// are still unanswered.
+func (c *conn) expectsReplies() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inFlight > 1
 }
 
 // run serves the client until it is gone.

@@ -37,6 +37,7 @@ type outbox struct {
 	raw   syscall.RawConn
 	stall time.Duration     // the pump gives up when the socket takes nothing for so long
 	sent  func(fs []*frame) // frames written or dropped; nil when nobody wants to know
+	more  func() bool       // more frames are to be expected; may be nil
 
 	mu         sync.Mutex
 	head, tail *frame
@@ -81,9 +82,17 @@ func (o *outbox) push(f *frame) {
 	wait := o.held || o.writing
 	o.writing = o.writing || !wait
 	o.mu.Unlock()
-	if !wait {
-		o.write()
+	if wait {
+		return
 	}
+	if o.more != nil && o.more() {
+		// Replies that one batch of peer acks sets free come in a row: a
+		// goroutine that starts a moment later sends them in one write. At
+		// queue depth 1 the replying goroutine writes by itself.
+		go o.pumpFn()
+		return
+	}
+	o.write()
 }
 
 // hold makes pushes wait for release or flush.
@@ -125,9 +134,13 @@ func (o *outbox) write() {
 	}
 }
 
-// pump does what write does, waiting for the socket. It is the writer.
+// pump does what write does, waiting for the socket. It is the writer, and
+// tries once without arming a deadline, which costs two timer changes.
 func (o *outbox) pump() {
 	for {
+		if len(o.iovs) > 0 {
+			o.attempt(o.tryFn)
+		}
 		for len(o.iovs) > 0 {
 			o.pumpOnce()
 		}

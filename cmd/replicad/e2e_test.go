@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"replicad/internal/cable"
+	"replicad/internal/ctl"
 	"replicad/internal/ledger"
 	"replicad/internal/reqtool"
 	"replicad/nbd"
@@ -93,12 +94,16 @@ func (n *testNode) hangUp() {
 	n.client = nil
 }
 
-// sameDisks compares the data areas of both disks while nothing is written.
-func (p *pair) sameDisks(size uint64) {
+// sameDisks demotes the Primary, which drains and flushes both nodes under
+// every protocol, compares the data areas of the disks, and promotes it again.
+func (p *pair) sameDisks(primary *testNode, size uint64) {
 	p.t.Helper()
+	awaitNoClient(p.t, primary)
+	primary.must("secondary", "r0")
 	if a, b := p.diskSum(p.be1(), size), p.diskSum(p.be2(), size); a != b {
 		p.t.Fatalf("the disks differ; the files are in %s", p.dir)
 	}
+	primary.must("primary", "r0")
 }
 
 func (p *pair) diskSum(n *testNode, size uint64) [32]byte {
@@ -145,7 +150,7 @@ func TestPairByHand(t *testing.T) {
 	if !bytes.Equal(got[:len(want)], want) {
 		t.Fatal("what nbdcopy read from the promoted Secondary is not what qemu-img wrote to the Primary")
 	}
-	p.sameDisks(uint64(len(got)))
+	p.sameDisks(p.be2(), uint64(len(got)))
 }
 
 // tool runs an outside program that has to succeed.
@@ -161,16 +166,19 @@ func tool(t *testing.T, name string, args ...string) string {
 }
 
 // awaitNoClient waits until a client that has left is gone for the daemon too.
-func awaitNoClient(t *testing.T, n *testNode) {
+func awaitNoClient(t testing.TB, n *testNode) {
 	t.Helper()
 	deadline := time.Now().Add(daemonPatience)
 	for {
-		out := tool(t, reqtool.Path(t, "curl"), "-s", "--unix-socket", n.file("ctl"), "http://replicad/v1/resources/r0")
-		if strings.Contains(out, `"openers":0`) {
+		r, err := ctl.NewClient(n.file("ctl")).Resource(t.Context(), "r0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Volumes[0].Openers == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("a client is still there: %s", out)
+			t.Fatalf("%s: %d clients are still there", n.name, r.Volumes[0].Openers)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -188,7 +196,7 @@ func TestQemuIO(t *testing.T) {
 	}
 	size := p.be1().dial().Size()
 	p.be1().hangUp()
-	p.sameDisks(size)
+	p.sameDisks(p.be1(), size)
 }
 
 // TestFioVerify has fio write and verify at queue depth through several connections.
@@ -206,7 +214,7 @@ func TestFioVerify(t *testing.T) {
 	awaitNoClient(t, p.be1())
 	size := p.be1().dial().Size()
 	p.be1().hangUp()
-	p.sameDisks(size)
+	p.sameDisks(p.be1(), size)
 }
 
 // TestSameBlocks has two connections write the same blocks as fast as they
@@ -231,11 +239,8 @@ func TestSameBlocks(t *testing.T) {
 			}
 			both.Wait()
 			size := p.be1().dial().Size()
-			if err := p.be1().client.Flush(); err != nil {
-				t.Error(err)
-			}
 			p.be1().hangUp()
-			p.sameDisks(size)
+			p.sameDisks(p.be1(), size)
 		})
 	}
 }
@@ -454,7 +459,7 @@ func (k *killTest) round(round int, victim string) {
 		k.killBoth(w)
 	}
 	k.settle()
-	k.sameDisks(k.size)
+	k.sameDisks(k.primary, k.size)
 	c := k.primary.dial()
 	if err := k.led.Adopt(c); err != nil {
 		k.t.Fatal(err)

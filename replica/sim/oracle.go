@@ -361,8 +361,7 @@ func (o *oracle) demoted(node, vol int) { o.vols[vol].logical[node] = nil }
 // forced notes that the operator declared a node's disk good.
 func (o *oracle) forced(node, vol int) {
 	l := &o.vols[vol].lineage[node]
-	l.broken, l.allowed = false, false
-	o.solo(o.vols[vol], node)
+	l.broken, l.allowed, l.open = false, false, false
 }
 
 // solo notes a write that only one disk holds.
