@@ -61,11 +61,9 @@ func measure(ctx context.Context, s *server, w workload, opt options, round int)
 	warm := opt.cell / warmUpShare
 	begin := time.Now().Add(warm)
 	win := window{from: begin, until: begin.Add(opt.cell)}
-	tallies, cpu := drive(ctx, s, lanes, win)
+	tallies, cost := drive(ctx, s, lanes, win)
 	r.fill(tallies, win, int64(w.block))
-	if r.ops > 0 {
-		r.serverCPU, r.clientCPU = cpu.server/float64(r.ops), cpu.client/float64(r.ops)
-	}
+	r.serverCPU, r.clientCPU = cost.perOperation()
 	r.load = loadAverage()
 	return r
 }
@@ -82,11 +80,32 @@ func openLanes(ctx context.Context, s *server, w workload, size int64, round int
 	return lanes, nil
 }
 
-// cpuUse is CPU time in microseconds.
-type cpuUse struct{ server, client float64 }
+// cost is the CPU time that some operations took.
+type cost struct {
+	server, client time.Duration
+	ops            int64
+}
 
-// drive runs the lanes through the window and takes the CPU times at its ends.
-func drive(ctx context.Context, s *server, lanes []lane, win window) ([]tally, cpuUse) {
+// costSoFar takes stock. On a busy machine this goroutine may get to it late,
+// so it counts the operations itself and does not rely on the window's ends.
+func costSoFar(s *server, lanes []lane) cost {
+	c := cost{server: s.cpuTime(), client: ownCPUTime()}
+	for _, l := range lanes {
+		c.ops += l.done()
+	}
+	return c
+}
+
+// perOperation is in microseconds; NaN when there were no operations.
+func (c cost) perOperation() (server, client float64) {
+	if c.ops <= 0 {
+		return math.NaN(), math.NaN()
+	}
+	return microseconds(c.server) / float64(c.ops), microseconds(c.client) / float64(c.ops)
+}
+
+// drive runs the lanes through the window. The cost leaves the warm-up out.
+func drive(ctx context.Context, s *server, lanes []lane, win window) ([]tally, cost) {
 	ctx, cancel := context.WithDeadline(ctx, win.until.Add(cellGrace))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
@@ -103,12 +122,10 @@ func drive(ctx context.Context, s *server, lanes []lane, win window) ([]tally, c
 	case <-time.After(time.Until(win.from)):
 	case <-ctx.Done():
 	}
-	server, client := s.cpuTime(), ownCPUTime()
+	before := costSoFar(s, lanes)
 	wg.Wait()
-	return tallies, cpuUse{
-		server: microseconds(s.cpuTime() - server),
-		client: microseconds(ownCPUTime() - client),
-	}
+	after := costSoFar(s, lanes)
+	return tallies, cost{after.server - before.server, after.client - before.client, after.ops - before.ops}
 }
 
 // fill sums up what the connections did.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -35,6 +36,9 @@ func (t *tally) record(began, ended time.Time, win window) {
 type lane interface {
 	// run works through the window and returns when the last reply is there.
 	run(win window) tally
+	// done is the number of operations so far, warm-up included; any goroutine
+	// may ask.
+	done() int64
 	// abort makes run return soon; any goroutine may call it.
 	abort()
 	close()
@@ -59,8 +63,14 @@ func openLane(ctx context.Context, uri string, w workload, p *places) (lane, err
 	return newPipeLane(c, w, p), nil
 }
 
+// counter is the part of a lane that others may look at while it runs.
+type counter struct{ ended atomic.Int64 }
+
+func (c *counter) done() int64 { return c.ended.Load() }
+
 // stepLane makes one operation after the other.
 type stepLane struct {
+	counter
 	client   *blockingClient
 	workload workload
 	places   *places
@@ -75,6 +85,7 @@ func (l *stepLane) run(win window) (t tally) {
 			return t
 		}
 		ended := time.Now()
+		l.ended.Add(1)
 		t.record(began, ended, win)
 		began = ended
 	}
@@ -110,6 +121,7 @@ func (l *stepLane) close() { l.client.close() }
 // the work: each reply sends the next request, and the client lets the requests
 // of one batch of replies leave together.
 type pipeLane struct {
+	counter
 	client   *nbd.Client
 	workload workload
 
@@ -139,7 +151,7 @@ func newPipeLane(c *nbd.Client, w workload, p *places) *pipeLane {
 		if w.kind != kindRead {
 			s.call.Op = nbd.OpWrite
 		}
-		s.call.Done = func(*nbd.Call) { l.done(s) }
+		s.call.Done = func(*nbd.Call) { l.answered(s) }
 	}
 	return l
 }
@@ -170,9 +182,9 @@ func (l *pipeLane) prepare(s *pipeSlot, now time.Time) {
 	}
 }
 
-// done takes in the outcome of s and begins the next operation, unless the time
+// answered takes in the outcome of s and begins the next operation, unless the time
 // is over or something went wrong.
-func (l *pipeLane) done(s *pipeSlot) {
+func (l *pipeLane) answered(s *pipeSlot) {
 	if l.settle(s) {
 		l.client.Submit(&s.call)
 	}
@@ -189,6 +201,7 @@ func (l *pipeLane) settle(s *pipeSlot) bool {
 	defer l.mu.Unlock()
 	switch {
 	case err == nil:
+		l.ended.Add(1)
 		l.tally.record(s.began, now, l.win)
 	case l.tally.err == nil:
 		l.tally.err = fmt.Errorf("%s: %w", l.workload.kind, err)
@@ -207,11 +220,11 @@ func (l *pipeLane) settle(s *pipeSlot) bool {
 func (l *pipeLane) abort() { l.client.Abort() }
 func (l *pipeLane) close() { _ = l.client.Close() }
 
-// expectedOps is room for the latencies of a fast server, so that recording
-// them seldom allocates.
+// expectedOps is room for the latencies of a fast server, within reason, so that
+// recording them seldom allocates.
 func expectedOps(win window) int {
-	const perSecond = 300_000
-	return int(win.until.Sub(win.from).Seconds()*perSecond) + 1
+	const perSecond, most = 300_000, 1 << 20
+	return int(min(win.until.Sub(win.from).Seconds()*perSecond, most)) + 1
 }
 
 // alignedBytes allocates n bytes that start on a page: copies to and from other

@@ -72,6 +72,7 @@ func TestRunMeasuresEverything(t *testing.T) {
 		}
 		mustBeEmpty(t, opt.dir)
 		got := cells(t, file)
+		checkRotation(t, file)
 		for _, w := range workloads {
 			for _, label := range []string{labelGoNBD, labelNBDFile} {
 				want := opt.rounds
@@ -95,10 +96,38 @@ func TestRunMeasuresEverything(t *testing.T) {
 	}
 }
 
+// checkRotation wants each server to be the first of some workload's turn.
+func checkRotation(t *testing.T, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn, first, all := "", map[string]bool{}, map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Split(line, ",")
+		if len(f) < 3 || f[0] == "round" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if f[0]+f[1] != turn {
+			first[f[2]] = true
+		}
+		turn, all[f[2]] = f[0]+f[1], true
+	}
+	if len(all) < 2 || len(first) != len(all) {
+		t.Errorf("first of a turn were %v of %v", first, all)
+	}
+}
+
 func checkRecord(t *testing.T, rec []string) {
 	t.Helper()
-	for i := 3; i < 11; i++ { // operations to client CPU
+	for i := 3; i < 9; i++ { // operations to latencies
 		if v, err := strconv.ParseFloat(rec[i], 64); err != nil || v <= 0 {
+			t.Errorf("%s on %s: %s is %q", rec[1], rec[2], csvHeader[i], rec[i])
+		}
+	}
+	for i := 9; i < 11; i++ { // in so short a cell the CPU time may be unknown
+		if v, err := strconv.ParseFloat(rec[i], 64); rec[i] != "" && (err != nil || v < 0) {
 			t.Errorf("%s on %s: %s is %q", rec[1], rec[2], csvHeader[i], rec[i])
 		}
 	}

@@ -80,6 +80,7 @@ func (b *batch) stepLocked() {
 	clear(b.events)
 	b.events = b.events[:0]
 	b.settleUnderLock()
+	r.line.checkPeerRoom()
 	r.armAlarm()
 }
 

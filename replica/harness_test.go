@@ -104,6 +104,14 @@ func (f *faultyDevice) WriteDurable(p []byte, off int64) (int, error) {
 	return f.Device.WriteDurable(p, off)
 }
 
+func (f *faultyDevice) WriteZeroes(off, n int64, noHole bool) error {
+	f.wait()
+	if _, err, _ := f.errs(); err != nil {
+		return err
+	}
+	return f.Device.WriteZeroes(off, n, noHole)
+}
+
 func (f *faultyDevice) Sync() error {
 	if _, _, err := f.errs(); err != nil {
 		return err

@@ -25,6 +25,11 @@ const (
 	// parkedReadsMax is how many reads on the peer's behalf may wait for
 	// buffers before we stop listening to it.
 	parkedReadsMax = 4096
+	// peerOpsMax is how many operations for the peer may be under way before we
+	// stop listening to it: under protocol A nothing else bounds trims, which need
+	// no buffer. It is looked at every peerOpsCheck messages.
+	peerOpsMax   = 8192
+	peerOpsCheck = 1024
 	// eventsMax bounds the messages that a reader brings to the core at once.
 	eventsMax = 256
 	// queueSlack is the room in the outbox for everything that is not payload.
@@ -50,6 +55,7 @@ type line struct {
 	listening bool               // between ActDial and ActStopDial
 	cancel    context.CancelFunc // ends the Connect under way
 	active    *session           // the session the core knows to be up
+	peerRoom  chan struct{}      // closed when few operations for the peer are left; nil while nobody waits
 
 	// current is active for those without the lock. A session that is gone is
 	// harmless there: its connections take nothing any more.
@@ -353,6 +359,7 @@ func (l *line) install(s *session, b *batch) error {
 func (s *session) readData() {
 	b := &s.arrived
 	alloc := s.alloc
+	count := 0
 	for {
 		m, _, err := s.link.Data.Read(alloc)
 		if err != nil {
@@ -366,6 +373,10 @@ func (s *session) readData() {
 		s.payload = 0
 		if s.link.Data.Buffered() < wire.HeaderSize || len(b.events) >= eventsMax {
 			b.run()
+		}
+		if count++; count%peerOpsCheck == 0 {
+			b.run()
+			s.awaitPeerOps()
 		}
 		if m.Kind == wire.KindResyncRequest || m.Kind == wire.KindReadRequest {
 			b.r.bufs.waitUnparked(parkedReadsMax, s.gone)
@@ -389,6 +400,41 @@ func (s *session) alloc(n int) []byte {
 		return nil
 	}
 	return bufs.slot(s.payload).data
+}
+
+// awaitPeerOps waits while too many operations for the peer are under way.
+func (s *session) awaitPeerOps() {
+	l := s.line
+	l.r.mu.Lock()
+	if l.r.peerOps() <= peerOpsMax {
+		l.r.mu.Unlock()
+		return
+	}
+	room := make(chan struct{})
+	l.peerRoom = room
+	l.r.mu.Unlock()
+	select {
+	case <-room:
+	case <-s.link.Done():
+	}
+}
+
+// peerOps returns how many operations for the peer are under way. Called with
+// the lock held.
+func (r *Resource) peerOps() (n int) {
+	s := r.core.Status()
+	for i := range s.Volumes {
+		n += s.Volumes[i].Counters.Unacked
+	}
+	return n
+}
+
+// checkPeerRoom lets the data reader go on. Called with the lock held.
+func (l *line) checkPeerRoom() {
+	if l.peerRoom != nil && l.r.peerOps() <= peerOpsMax {
+		close(l.peerRoom)
+		l.peerRoom = nil
+	}
 }
 
 func (s *session) gone() bool { return s.link.Err() != nil }

@@ -179,6 +179,7 @@ func TestTightPayloadBudget(t *testing.T) {
 	b.must("invalidate", b.Invalidate(testCtx(t), 0))
 	wg.Wait()
 	b.await("resync", inSync)
+	a.await("resync", inSync)
 	a.must("detach", a.Detach(testCtx(t), 0, false))
 	want := c.read(0, 20<<20)
 	a.attach()

@@ -174,6 +174,30 @@ func TestProtocolAWithAFullSocket(t *testing.T) {
 	sameData(t, a, b)
 }
 
+// TestStalledPeerStopsListening: under protocol A trims complete without the
+// peer, so what it holds unfinished must be bounded by its own reader.
+func TestStalledPeerStopsListening(t *testing.T) {
+	a, b := newSyncedPair(t, 'A')
+	c := a.queueClient(256, 4096)
+	_, resume := b.fault.stall()
+	defer resume()
+	for i := range 2 * peerOpsMax {
+		c.submit(IO{Op: OpTrim, Off: uint64(i%6000) * 4096, Len: 4096}, nil)
+	}
+	c.h.Drain()
+	unacked := func() int { return b.Status().Volumes[0].Counters.Unacked }
+	waitUntil(t, "the peer to be full", func() bool { return unacked() > peerOpsMax })
+	time.Sleep(aMoment)
+	if n := unacked(); n > peerOpsMax+peerOpsCheck+eventsMax {
+		t.Errorf("%d operations for the peer are under way", n)
+	}
+	resume()
+	c.finish(t)
+	waitUntil(t, "the peer to catch up", func() bool { return unacked() == 0 })
+	a.must("secondary", a.Secondary(testCtx(t)))
+	sameData(t, a, b)
+}
+
 // TestHaltWaitsForReaders: a read that bypasses the core keeps the disk open.
 func TestHaltWaitsForReaders(t *testing.T) {
 	a, _ := newSyncedPair(t, 'C')

@@ -16,7 +16,7 @@ type globals struct {
 	Socket  string `short:"s" placeholder:"PATH" help:"Control socket of the daemon (default $REPLICAD_SOCKET, else RUNDIR/replicad.sock)."`
 	DryRun  bool   `short:"d" help:"Show what would be done."`
 	Verbose bool   `short:"v" help:"Be verbose."`
-	Exclude string `name:"config-to-test" short:"t" placeholder:"FILE" hidden:""`
+	Test    string `name:"config-to-test" short:"t" placeholder:"FILE" hidden:""`
 }
 
 // names are the resources a verb is about.
@@ -84,10 +84,10 @@ type cli struct {
 // notBuilt are the verbs that are promised and do not exist yet.
 var notBuilt = []string{
 	"verify", "pause-sync", "resume-sync", "suspend-io", "resume-io", "resize", "new-current-uuid",
-	"events2", "net-options", "explain", "doctor", "election", "handover", "import", "export-chef",
+	"events2", "net-options", "explain", "doctor", "election", "handover",
 }
 
-// verbError ends a run inside kong, which would otherwise call os.Exit.
+// helpDone ends a run inside kong, which would otherwise call os.Exit.
 type helpDone struct{}
 
 // main runs the program and returns its exit code.
@@ -151,6 +151,10 @@ func (a *app) parse(args []string) (code int) {
 		return exitUsage
 	}
 	a.global = c.globals
+	if a.global.Test != "" && !slices.Contains([]string{"dump", "dump-xml", "sh-nop"}, args[0]) {
+		fmt.Fprintln(a.err, "The --config-to-test (-t) option is only allowed with the dump and sh-nop commands")
+		return exitUsage
+	}
 	return report(a.err, parsed.Run(a, verbName(args[0])), "")
 }
 

@@ -17,8 +17,8 @@ type shCmd struct{ names }
 
 // Run is called by kong.
 func (c *dumpCmd) Run(a *app, verb verbName) error {
-	if a.global.Exclude != "" { // drbdadm's --config-to-test
-		a.global.Config = a.global.Exclude
+	if a.global.Test != "" {
+		a.global.Config = a.global.Test
 	}
 	if verb == "check" {
 		return a.check()

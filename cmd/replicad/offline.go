@@ -56,13 +56,10 @@ func (c *metaCmd) Run(a *app, verb verbName) error {
 			fmt.Fprintln(a.out, a.commandLine(string(verb), t.String()))
 			return nil
 		}
-		attached, err := a.attached(t)
-		switch {
-		case err != nil:
-			return err
-		case attached && (verb == "outdate" || verb == "invalidate"):
+		switch online := verb == "outdate" || verb == "invalidate"; {
+		case online && a.running(t):
 			return a.commandOne(string(verb), t, url.Values{})
-		case attached:
+		case a.attached(t):
 			return attachedError(t)
 		}
 		for _, v := range t.volumes() {
@@ -289,11 +286,7 @@ func (c *setGiCmd) Run(a *app, _ verbName) error {
 		return err
 	}
 	return a.eachTarget("set-gi", targets, func(t target) error {
-		attached, err := a.attached(t)
-		if err != nil {
-			return err
-		}
-		if attached {
+		if a.attached(t) {
 			return attachedError(t)
 		}
 		return a.eachStore(t, readWrite, func(s *meta.Store) error { return a.setGI(s, gi, c.Force) })

@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,11 +66,7 @@ func (a *app) askOrLook(verb string, n names, look func(*meta.Store) string) err
 		return err
 	}
 	return a.eachTarget(verb, targets, func(t target) error {
-		attached, err := a.attached(t)
-		if err != nil {
-			return err
-		}
-		if attached {
+		if a.running(t) {
 			return a.ask(verb, t, nil)
 		}
 		return a.eachStore(t, readOnly, func(s *meta.Store) error {
@@ -80,22 +76,24 @@ func (a *app) askOrLook(verb string, n names, look func(*meta.Store) string) err
 	})
 }
 
-// attached reports whether a daemon uses a disk of the target.
-func (a *app) attached(t target) (bool, error) {
+// attached reports whether a daemon uses a disk of the target. Without a daemon
+// that knows the resource nobody does, as far as one can ask; the disk's lock has
+// the last word.
+func (a *app) attached(t target) bool {
 	r, err := a.client().Resource(a.ctx, t.local.Name)
-	if errors.Is(err, ctl.ErrNoDaemon) {
-		return false, nil
-	}
-	if err != nil {
-		// A daemon of another configuration does not know the resource.
-		return false, nil //nolint:nilerr // the disk's lock has the last word
-	}
-	for _, v := range r.Volumes {
-		if v.Attached && (t.volume < 0 || v.Number == t.volume) {
-			return true, nil
-		}
-	}
-	return false, nil
+	return err == nil && slices.ContainsFunc(r.Volumes, func(v ctl.Volume) bool {
+		return v.Attached && (t.volume < 0 || v.Number == t.volume)
+	})
+}
+
+// running reports whether a daemon has anything to say about the target that
+// its metadata does not: it has a disk, or a connection without one.
+func (a *app) running(t target) bool {
+	r, err := a.client().Resource(a.ctx, t.local.Name)
+	return err == nil && slices.ContainsFunc(r.Volumes, func(v ctl.Volume) bool {
+		down := v.Connection == "StandAlone" || v.Connection == "Unconfigured"
+		return (v.Attached || !down) && (t.volume < 0 || v.Number == t.volume)
+	})
 }
 
 // Run is called by kong.

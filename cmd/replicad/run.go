@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -58,11 +59,8 @@ func (c *runCmd) Run(a *app) error {
 func (a *app) daemonConfigPath() (string, error) {
 	path := a.global.Config
 	if path == "" {
-		for _, path = range defaultConfigs {
-			if _, err := os.Stat(path); err == nil {
-				break
-			}
-		}
+		exists := func(path string) bool { _, err := os.Stat(path); return err == nil }
+		path = defaultConfigs[max(0, slices.IndexFunc(defaultConfigs, exists))]
 	}
 	absolute, err := filepath.Abs(path)
 	if err != nil {

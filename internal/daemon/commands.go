@@ -184,6 +184,9 @@ func (d *Daemon) question(name, question string, o options) (ctl.Reply, bool) {
 	if res == nil && question == "status" {
 		return ctl.Reply{Exit: exitFailure, Err: []string{name + ": No such resource"}, Hint: u.failureHint(replica.FailMinorUnknown)}, true
 	}
+	if res == nil && question == "sh-status" {
+		return ctl.Reply{Out: string(u.shUnconfigured(o.volume))}, true
+	}
 	if res == nil {
 		return u.unconfigured(o.volume), true
 	}
@@ -204,6 +207,19 @@ func (d *Daemon) question(name, question string, o options) (ctl.Reply, bool) {
 		}
 	}
 	return ctl.Reply{Out: string(out)}, true
+}
+
+// shUnconfigured is what sh-status prints about a resource that is down.
+func (u *unit) shUnconfigured(vol int) []byte {
+	var out []byte
+	for _, n := range u.volumes(vol) {
+		d := status.Device{
+			Minor: u.minor(n), Volume: n, Conn: status.StandAlone, Role: status.Secondary,
+			PeerRole: status.Unknown, Disk: status.Diskless, PeerDisk: status.DUnknown,
+		}
+		out = status.AppendShStatus(out, u.name, &d)
+	}
+	return out
 }
 
 // answers render one volume for each question about volumes.

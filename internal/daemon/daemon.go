@@ -38,7 +38,7 @@ type Options struct {
 	// MakeRunDir creates Self.RunDir. It is called only if a path that is in
 	// use lies there.
 	MakeRunDir func() error
-	Log         *slog.Logger
+	Log        *slog.Logger
 }
 
 // Daemon is the running program. Its methods may be called from any goroutine.
@@ -66,7 +66,7 @@ type Daemon struct {
 func Run(ctx context.Context, opts Options, reload <-chan struct{}) error {
 	d := newDaemon(opts)
 	defer d.end()
-	locals, err := d.configure()
+	locals, err := d.configure(true)
 	if err != nil {
 		return err
 	}
@@ -106,14 +106,17 @@ func newDaemon(opts Options) *Daemon {
 	return d
 }
 
-// configure reads the configuration and checks what must not run.
-func (d *Daemon) configure() ([]*config.LocalResource, error) {
+// configure reads the configuration and checks what must not run. Its warnings
+// are logged when it is read for all.
+func (d *Daemon) configure(forAll bool) ([]*config.LocalResource, error) {
 	cfg, err := config.Load(d.opts.ConfigPath)
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range cfg.Warnings {
-		d.log.Warn(w.Msg, "at", w.Pos.String())
+	if forAll {
+		for _, w := range cfg.Warnings {
+			d.log.Warn(w.Msg, "at", w.Pos.String())
+		}
 	}
 	locals, err := cfg.Resolve(d.opts.Self)
 	if err != nil {
@@ -121,6 +124,9 @@ func (d *Daemon) configure() ([]*config.LocalResource, error) {
 	}
 	for _, lr := range locals {
 		if err := lr.CheckAuthentication(); err != nil {
+			return nil, err
+		}
+		if err := checkBuilt(lr); err != nil {
 			return nil, err
 		}
 	}
@@ -218,7 +224,7 @@ func (d *Daemon) waitForEnd(ctx context.Context, reload <-chan struct{}) {
 func (d *Daemon) reload(ctx context.Context) {
 	d.announce("RELOADING=1")
 	defer d.announce("READY=1")
-	locals, err := d.configure()
+	locals, err := d.configure(true)
 	if err != nil {
 		d.log.Error("the configuration stays as it was", "err", err)
 		return

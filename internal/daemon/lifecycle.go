@@ -15,7 +15,7 @@ import (
 // current returns the resource as the configuration file describes it now, a
 // new one included. The running resource has not been told yet.
 func (d *Daemon) current(name string) (*unit, *config.LocalResource, error) {
-	locals, err := d.configure()
+	locals, err := d.configure(false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,6 +78,9 @@ func (u *unit) join(a, b ctl.Reply) ctl.Reply {
 func (u *unit) attachVolumes(ctx context.Context, res *replica.Resource, vol int, again bool, refuse func(*unit, int) ctl.Reply) ctl.Reply {
 	var reply ctl.Reply
 	for _, n := range u.volumes(vol) {
+		if u.diskless(n) {
+			continue
+		}
 		result, err := res.Attach(ctx, uint16(n))
 		switch {
 		case isFailure(err, replica.FailAttached) && again:

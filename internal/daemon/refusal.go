@@ -56,7 +56,10 @@ func failure(name string, err error) ctl.Reply {
 		return ctl.Reply{Exit: exitFailure, Err: strings.Split(faults.Error(), "\n"), Hint: "the daemon goes on as before: mend the configuration, then try again"}
 	}
 	if errors.Is(err, errUnknownResource) {
-		return ctl.Reply{Exit: exitUsage, Err: []string{fmt.Sprintf("'%s' not defined in your config (for this host).", name)}}
+		return ctl.Reply{
+			Exit: exitUsage, Err: []string{fmt.Sprintf("'%s' not defined in your config (for this host).", name)},
+			Hint: "the daemon does not know it: does it use another configuration file, or one of before the last change? then: replicad adjust " + name,
+		}
 	}
 	if _, ok := errors.AsType[*config.UnauthenticatedError](err); ok {
 		return ctl.Reply{Exit: exitFailure, Err: strings.Split(err.Error(), "\n")}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -165,6 +166,13 @@ func (u *unit) volumes(vol int) []int {
 		}
 	}
 	return numbers
+}
+
+// diskless reports whether a volume has no disk on this node by configuration.
+func (u *unit) diskless(vol int) bool {
+	return slices.ContainsFunc(u.local.Load().Volumes, func(v *config.LocalVolume) bool {
+		return v.Number == vol && v.Disk == ""
+	})
 }
 
 // minor returns the minor number of a volume.

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 
 	"replicad/bitmap"
 )
@@ -149,10 +150,8 @@ func (n *Node) bySeq(seq uint64, kinds ...opKind) *op {
 	if o.seq != seq || o.session != n.link.session {
 		return nil
 	}
-	for _, k := range kinds {
-		if o.kind == k {
-			return o
-		}
+	if slices.Contains(kinds, o.kind) {
+		return o
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func TestSanitizeForgetsPeer(t *testing.T) {
 		Diskless: DUnknown, Attaching: DUnknown, Failed: DUnknown, Negotiating: DUnknown, Inconsistent: Inconsistent,
 		Outdated: Outdated, DUnknown: DUnknown, Consistent: DUnknown, UpToDate: DUnknown,
 	} {
-		for conn := StandAlone; conn < Connected; conn++ {
+		for conn := range Connected {
 			next := edited(pairUp, func(s *State) { s.Conn, s.PDisk, s.PeerIsp, s.UserIsp = conn, pdisk, true, true })
 			sanitizeCase{
 				name: conn.String() + "/" + pdisk.String(), old: pairUp, next: next,

@@ -35,7 +35,7 @@ func runFile(t *testing.T, file string) {
 	}
 	script := sim.NewScript()
 	var out []string
-	for _, block := range strings.Split(strings.TrimSpace(string(text)), "\n\n") {
+	for block := range strings.SplitSeq(strings.TrimSpace(string(text)), "\n\n") {
 		out = append(out, runBlock(t, script, block))
 	}
 	got := strings.Join(out, "\n\n") + "\n"
@@ -54,7 +54,7 @@ func runFile(t *testing.T, file string) {
 func runBlock(t *testing.T, script *sim.Script, block string) string {
 	commands, _, shows := strings.Cut(block+"\n", divider+"\n")
 	var shown strings.Builder
-	for _, line := range strings.Split(strings.TrimSuffix(commands, "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(commands, "\n"), "\n") {
 		if strings.HasPrefix(line, "#") {
 			continue
 		}
