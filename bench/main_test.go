@@ -41,6 +41,16 @@ func startProgram(t *testing.T, dir string) (*exec.Cmd, []int) {
 		children = withChildren(cmd.Process.Pid)[1:]
 		return len(children) == 2 && cpuOf(children) > 20*time.Millisecond
 	})
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for _, pid := range children { // what the program should have done
+			if !isGone(pid) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	})
 	return cmd, children
 }
 

@@ -104,9 +104,15 @@ func (s *session) start(ctx context.Context) {
 	}
 }
 
+// roundsFew is what a shared machine needs at least for its medians to settle.
+const roundsFew = 5
+
 // measure fills the rows: all servers in turn for each workload, in an order
 // that rotates, so that nobody always follows the same neighbour.
 func (s *session) measure(ctx context.Context) {
+	if s.opt.rounds < roundsFew {
+		s.note("a first impression of %d rounds: ratios below 1.5 may be chance", s.opt.rounds)
+	}
 	longest := time.Duration(0)
 	for round := range s.opt.rounds {
 		began := time.Now()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -134,5 +135,17 @@ func TestEndpoints(t *testing.T) {
 	tcp := endpoint{host: "127.0.0.1", port: "7"}
 	if got := tcp.listen() + " " + tcp.uri(""); got != "127.0.0.1:7 nbd://127.0.0.1:7/" {
 		t.Error(got)
+	}
+}
+
+func TestSessionNotesDamage(t *testing.T) {
+	good, _ := honest(t)
+	bad, _ := honest(t)
+	bad.label = "bad"
+	overwrite(t, bad.image, 0, []byte{1})
+	s := &session{opt: options{size: testSize}, ready: []*server{good, bad}, screen: io.Discard}
+	s.check(t.Context())
+	if !s.failed || len(s.notes) != 1 || !strings.HasPrefix(s.notes[0], "FAULT: bad: ") {
+		t.Errorf("failed %v, notes %q", s.failed, s.notes)
 	}
 }

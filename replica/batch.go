@@ -39,7 +39,6 @@ func (b *batch) run() {
 // told. What is left in b.actions may be done in any order.
 func (b *batch) stepAndSend() {
 	b.step()
-	b.r.flushLogs()
 	b.flushOutbox()
 }
 
@@ -109,7 +108,6 @@ func (b *batch) dropEvents() {
 
 // finish does what follows from a step that was not made by run.
 func (b *batch) finish() {
-	b.r.flushLogs()
 	b.flushOutbox()
 	b.perform()
 	b.run()
@@ -171,8 +169,7 @@ func (b *batch) settle(a *core.Action) bool {
 	case core.ActHandler:
 		b.startHandler(a)
 	case core.ActLog:
-		r.logs = append(r.logs, *a)
-		r.hasLogs.Store(true)
+		r.logs.push(a)
 	default:
 		return false
 	}

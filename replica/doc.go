@@ -38,6 +38,7 @@
 //	drop               1 per ActDrop  flush, dropGrace     session closed
 //	alarm              1              timer                done
 //	sent notifier      1              link's writer        done
+//	logger             1              the log              done, after the last line
 //	handler runner     1              handler's process    done (kills the handler)
 //	revoker            1 per demotion the owner            owner returns, done
 //

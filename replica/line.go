@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,16 +20,6 @@ const (
 	dropGrace = 2 * time.Second
 	// relistenPause is the wait after an error of listening.
 	relistenPause = time.Second
-	// parkedReadsMax is how many reads on the peer's behalf may wait for
-	// buffers before we stop listening to it.
-	parkedReadsMax = 4096
-	// peerOpsMax is how many operations for the peer may be under way before we
-	// stop listening to it: under protocol A nothing else bounds trims, which need
-	// no buffer. It is looked at every peerOpsCheck messages.
-	peerOpsMax   = 8192
-	peerOpsCheck = 1024
-	// eventsMax bounds the messages that a reader brings to the core at once.
-	eventsMax = 256
 	// queueSlack is the room in the outbox for everything that is not payload.
 	queueSlack = 256 << 20
 )
@@ -65,19 +53,6 @@ type line struct {
 	kickers   atomic.Int32
 	sentWake  chan struct{}
 	wantsSent atomic.Bool // protocol A: the core waits for writes to be sent
-}
-
-// session is one established session and its number.
-type session struct {
-	line   *line
-	number core.Session
-	link   *link.Session
-	sent   atomic.Uint64 // highest write handed to the kernel, not yet told to the core; 0 = none
-
-	dropped atomic.Uint32 // core.DropReason of ActDrop
-
-	payload core.Buf // data reader: buffer of the frame being read
-	arrived batch    // data reader's events
 }
 
 func (l *line) init(r *Resource) {
@@ -352,152 +327,4 @@ func (l *line) install(s *session, b *batch) error {
 	l.current.Store(s)
 	b.add(core.Event{Kind: core.EvLinkUp, Session: s.number, Token: s.link.Token})
 	return nil
-}
-
-// readData is the body of the data reader: the only goroutine that waits for
-// payload buffers, which holds back the peer.
-func (s *session) readData() {
-	b := &s.arrived
-	alloc := s.alloc
-	count := 0
-	for {
-		m, _, err := s.link.Data.Read(alloc)
-		if err != nil {
-			if s.payload != 0 {
-				b.r.bufs.release(s.payload)
-			}
-			b.run()
-			return
-		}
-		b.add(core.Event{Kind: core.EvPeer, Session: s.number, Msg: m, Buf: s.payload})
-		s.payload = 0
-		if s.link.Data.Buffered() < wire.HeaderSize || len(b.events) >= eventsMax {
-			b.run()
-		}
-		if count++; count%peerOpsCheck == 0 {
-			b.run()
-			s.awaitPeerOps()
-		}
-		if m.Kind == wire.KindResyncRequest || m.Kind == wire.KindReadRequest {
-			b.r.bufs.waitUnparked(parkedReadsMax, s.gone)
-		}
-	}
-}
-
-// alloc finds a buffer for the payload of the frame being read. What was read
-// before it must not wait: neither for memory nor for the rest of this frame.
-func (s *session) alloc(n int) []byte {
-	bufs := s.line.r.bufs
-	if s.link.Data.Buffered() < n {
-		s.arrived.run()
-	}
-	s.payload = bufs.tryPayload(n, budgetArrived)
-	if s.payload == 0 {
-		s.arrived.run()
-		s.payload = bufs.waitPayload(n, s.gone)
-	}
-	if s.payload == 0 {
-		return nil
-	}
-	return bufs.slot(s.payload).data
-}
-
-// awaitPeerOps waits while too many operations for the peer are under way.
-func (s *session) awaitPeerOps() {
-	l := s.line
-	l.r.mu.Lock()
-	if l.r.peerOps() <= peerOpsMax {
-		l.r.mu.Unlock()
-		return
-	}
-	room := make(chan struct{})
-	l.peerRoom = room
-	l.r.mu.Unlock()
-	select {
-	case <-room:
-	case <-s.link.Done():
-	}
-}
-
-// peerOps returns how many operations for the peer are under way. Called with
-// the lock held.
-func (r *Resource) peerOps() (n int) {
-	s := r.core.Status()
-	for i := range s.Volumes {
-		n += s.Volumes[i].Counters.Unacked
-	}
-	return n
-}
-
-// checkPeerRoom lets the data reader go on. Called with the lock held.
-func (l *line) checkPeerRoom() {
-	if l.peerRoom != nil && l.r.peerOps() <= peerOpsMax {
-		close(l.peerRoom)
-		l.peerRoom = nil
-	}
-}
-
-func (s *session) gone() bool { return s.link.Err() != nil }
-
-// readControl is the body of the control reader. It never waits for anything
-// but the socket: acknowledgements and pings must get through whatever the
-// disks do.
-func (s *session) readControl() {
-	defer s.line.r.bufs.wakeWaiters() // the data reader may wait for memory
-	b := batch{r: s.line.r}
-	for {
-		m, _, err := s.link.Control.Read(nil)
-		if err != nil {
-			b.run()
-			return
-		}
-		b.add(core.Event{Kind: core.EvPeer, Session: s.number, Msg: m})
-		if s.link.Control.Buffered() < wire.HeaderSize || len(b.events) >= eventsMax {
-			b.run()
-		}
-	}
-}
-
-// drop ends the session for the core. Called with the resource's lock held.
-func (s *session) drop(reason core.DropReason) {
-	if !s.dropped.CompareAndSwap(uint32(core.DropNone), uint32(reason)) {
-		return
-	}
-	switch reason {
-	case core.DropAdmin, core.DropTearDown, core.DropHandshake:
-		s.line.r.wg.Go(s.closeInOrder)
-	default:
-		s.link.Close(fmt.Errorf("session dropped (%d)", reason))
-	}
-}
-
-// closeInOrder sends what is queued, within dropGrace, and closes.
-func (s *session) closeInOrder() {
-	closed := errors.New("session closed")
-	timer := time.AfterFunc(dropGrace, func() { s.link.Close(closed) })
-	defer timer.Stop()
-	// A failed flush ended the session already.
-	_ = s.link.Data.Flush()
-	_ = s.link.Control.Flush()
-	s.link.Close(closed)
-}
-
-// reason says in the core's terms why the session ended.
-func (s *session) reason() core.DropReason {
-	if dropped := core.DropReason(s.dropped.Load()); dropped != core.DropNone {
-		return dropped
-	}
-	err := s.link.Err()
-	for _, protocol := range []error{wire.ErrMagic, wire.ErrHash, wire.ErrChannel, wire.ErrMalformed} {
-		if errors.Is(err, protocol) {
-			return core.DropProtocol
-		}
-	}
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, link.ErrQueueFull):
-		return core.DropTimeout
-	case err == nil, errors.Is(err, io.EOF):
-		return core.DropBrokenPipe
-	}
-	return core.DropBrokenPipe
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"replicad/replica/core"
@@ -39,14 +38,12 @@ type Resource struct {
 	// fields below, Volume's guarded fields and line's. It is never held over I/O.
 	mu      sync.Mutex
 	core    *core.Node
-	closed  bool          // the core steps no more
-	closing bool          // no client may open a volume any more
-	logs    []core.Action // log lines not yet written
+	closed  bool // the core steps no more
+	closing bool // no client may open a volume any more
+	logs    logQueue
 	answers map[uint64]chan commandAnswer
 	lastCmd uint64
 
-	hasLogs  atomic.Bool
-	logMu    sync.Mutex // held while log lines are written, so that they keep their order
 	handlers chan handlerCall
 
 	open  openDevice
@@ -73,6 +70,7 @@ func New(cfg Config) (*Resource, error) {
 	r.work.init()
 	r.alarm.init()
 	r.feed.init()
+	r.logs.init()
 	r.line.init(r)
 	r.core = core.New(cfg.Core, randomBits)
 	for i := range cfg.Volumes {
@@ -124,6 +122,7 @@ func (r *Resource) startGoroutines() {
 	r.wg.Go(r.line.supervise)
 	r.wg.Go(r.notifySent)
 	r.wg.Go(r.runHandlers)
+	r.wg.Go(r.writeLogs)
 }
 
 // randomBits supplies generation ids and nonces. crypto/rand cannot fail on a

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -267,5 +268,40 @@ func TestAttachFailures(t *testing.T) {
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// slowLog is a log that stands still until it is released.
+type slowLog struct{ release chan struct{} }
+
+// Write implements io.Writer.
+func (l slowLog) Write(p []byte) (int, error) {
+	<-l.release
+	return len(p), nil
+}
+
+// TestASlowLogHoldsUpNothing: connecting, syncing and writing go on while the
+// log takes nothing.
+func TestASlowLogHoldsUpNothing(t *testing.T) {
+	a, _ := newPair(t, 'C')
+	l := slowLog{make(chan struct{})}
+	defer close(l.release)
+	a.Resource.log = slog.New(slog.NewTextHandler(l, nil))
+	// Only the core's lines; the link's supervisor reports by itself.
+	a.attach()
+	a.must("primary --force", a.Primary(testCtx(t), true))
+	c := a.client()
+	for i := range 100 {
+		c.write(uint64(i)*4096, pattern(byte(i), 4096))
+	}
+	c.h.Close()
+	a.mu.Lock()
+	for range 2 * logLinesMax {
+		a.logs.push(&core.Action{Text: "line"})
+	}
+	n, dropped := len(a.logs.lines), a.logs.dropped
+	a.mu.Unlock()
+	if n > logLinesMax || dropped == 0 {
+		t.Errorf("%d lines wait, %d were dropped", n, dropped)
 	}
 }

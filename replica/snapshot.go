@@ -1,9 +1,6 @@
 package replica
 
 import (
-	"context"
-	"log/slog"
-
 	"replicad/replica/core"
 	"replicad/replica/status"
 )
@@ -76,30 +73,4 @@ func (v *Volume) progressAt(now core.Time, vs *core.VolumeStatus) *status.SyncPr
 	p := v.progress.At(at, vs.SyncLeft)
 	p.Want = vs.SyncWant / 1024
 	return &p
-}
-
-var slogLevels = [...]slog.Level{
-	core.LevelInfo: slog.LevelInfo, core.LevelWarn: slog.LevelWarn, core.LevelError: slog.LevelError,
-}
-
-// flushLogs writes the log lines the core has emitted, in their order.
-func (r *Resource) flushLogs() {
-	if !r.hasLogs.Load() {
-		return
-	}
-	r.logMu.Lock()
-	defer r.logMu.Unlock()
-	r.mu.Lock()
-	lines := r.logs
-	r.logs = nil
-	r.hasLogs.Store(false)
-	r.mu.Unlock()
-	for i := range lines {
-		a := &lines[i]
-		attrs := []slog.Attr{}
-		if a.Vol >= 0 {
-			attrs = append(attrs, slog.Int("volume", int(a.Vol)))
-		}
-		r.log.LogAttrs(context.Background(), slogLevels[a.Level], a.Text, attrs...)
-	}
 }

@@ -186,7 +186,7 @@ func TestStalledPeerStopsListening(t *testing.T) {
 	}
 	c.h.Drain()
 	unacked := func() int { return b.Status().Volumes[0].Counters.Unacked }
-	waitUntil(t, "the peer to be full", func() bool { return unacked() > peerOpsMax })
+	waitUntil(t, "the peer to be full", func() bool { return unacked() >= peerOpsMax })
 	time.Sleep(aMoment)
 	if n := unacked(); n > peerOpsMax+peerOpsCheck+eventsMax {
 		t.Errorf("%d operations for the peer are under way", n)

@@ -119,9 +119,7 @@ func (r *Resource) WaitConnect(ctx context.Context) error {
 // due. It returns ErrLinkDown when the link stays down for longer than
 // linkTimeout at a stretch (0 = for ever), ErrClosed, or the context's error.
 func (r *Resource) WaitSync(ctx context.Context, linkTimeout time.Duration) error {
-	down := time.NewTimer(time.Hour)
-	down.Stop()
-	defer down.Stop()
+	var down *time.Timer // runs while the link is down, nil without a limit
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if linkTimeout > 0 {
@@ -132,7 +130,7 @@ func (r *Resource) WaitSync(ctx context.Context, linkTimeout time.Duration) erro
 	return r.waitFor(ctx, func(s *core.Status) (bool, error) {
 		up := lowestConn(s) >= core.Connected
 		switch {
-		case linkTimeout <= 0 || up == wasUp:
+		case down == nil || up == wasUp:
 		case up:
 			down.Stop()
 		default:

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -452,7 +453,7 @@ func (k *killTest) round(round int, victim string) {
 	k.t.Logf("round %d, seed %d: killing %s, Primary is %s", round, seed, victim, k.primary.name)
 	switch victim {
 	case "primary":
-		k.killPrimary(w)
+		k.killPrimary(w, round%2 == 0)
 	case "secondary":
 		k.killSecondary(w)
 	case "both":
@@ -468,9 +469,13 @@ func (k *killTest) round(round int, victim string) {
 }
 
 // killPrimary kills the Primary and promotes the other node, on which every
-// completed write has to be as the protocol promises.
-func (k *killTest) killPrimary(w *writer) {
+// completed write has to be as the protocol promises. With the cable cut first,
+// what is on the way is lost; otherwise the kernel still sends what it has.
+func (k *killTest) killPrimary(w *writer, cutFirst bool) {
 	k.t.Helper()
+	if cutFirst {
+		k.cable.SetCut(true)
+	}
 	k.primary.kill()
 	k.cable.SetCut(true)
 	if err := w.stop(); err == nil {
@@ -595,4 +600,97 @@ func TestDemoWords(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "size must be between") {
 		t.Errorf("demo --size 1M: %v: %s", err, out)
 	}
+}
+
+// TestDemo has the demo tell its story.
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	began := time.Now()
+	out := tool(t, "replicad", "demo", "--size", "48M")
+	if d := time.Since(began); d > time.Minute {
+		t.Errorf("the demo took %s", d)
+	}
+	for _, want := range []string{"None was lost.", "e2fsck -fy ends clean", "are lost: the price of not waiting", "everything was as told", "sync'ed:"} {
+		if !strings.Contains(out, want) && (want != "e2fsck -fy ends clean" || hasTool("e2fsck")) {
+			t.Errorf("the demo does not say %q:\n%s", want, out)
+		}
+	}
+}
+
+func hasTool(name string) bool {
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if _, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// TestDemoInterrupted makes sure that an impatient user leaves no daemon behind.
+func TestDemoInterrupted(t *testing.T) {
+	dir := shortTempDir(t)
+	for _, how := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		work := filepath.Join(dir, how.String())
+		cmd := exec.Command("replicad", "demo", "--size", "32M", "--dir", work)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		socket := filepath.Join(work, "b.ctl")
+		awaitThat(t, "the demo's daemons run", func() bool {
+			_, err := ctl.NewClient(socket).Daemon(t.Context())
+			return err == nil
+		})
+		if err := cmd.Process.Signal(how); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err == nil {
+			t.Error("an interrupted demo ended as if all were well")
+		}
+		for _, name := range []string{"a.ctl", "b.ctl"} {
+			awaitThat(t, name+" is silent", func() bool {
+				_, err := ctl.NewClient(filepath.Join(work, name)).Daemon(t.Context())
+				return errors.Is(err, ctl.ErrNoDaemon)
+			})
+		}
+	}
+}
+
+func awaitThat(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(daemonPatience); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never comes true that %s", what)
+		}
+	}
+}
+
+// TestSecondSignal ends a daemon that takes its time to shut down.
+func TestSecondSignal(t *testing.T) {
+	p := newSystem(t, nil)
+	// A peer that hangs makes the orderly way long.
+	if err := p.be2().cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.be2().cmd.Process.Signal(syscall.SIGCONT) })
+	c := p.be1().dial()
+	go func() { _, _ = c.WriteAt(make([]byte, 4096), 0) }()
+	time.Sleep(50 * time.Millisecond)
+	n := p.be1()
+	for range 2 {
+		if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	select {
+	case <-n.exited:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the second signal was ignored")
+	}
+	if code := n.cmd.ProcessState.ExitCode(); code == 0 {
+		t.Error("a daemon that was cut short ended with 0")
+	}
+	n.cmd = nil
 }

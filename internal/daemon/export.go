@@ -88,12 +88,21 @@ type pending struct {
 	next  *pending
 }
 
-var operations = map[nbd.Op]replica.Op{
-	nbd.OpRead:        replica.OpRead,
-	nbd.OpWrite:       replica.OpWrite,
-	nbd.OpFlush:       replica.OpFlush,
-	nbd.OpTrim:        replica.OpTrim,
-	nbd.OpWriteZeroes: replica.OpZero,
+// operation translates between two packages that do not know each other.
+func operation(op nbd.Op) replica.Op {
+	switch op {
+	case nbd.OpRead:
+		return replica.OpRead
+	case nbd.OpWrite:
+		return replica.OpWrite
+	case nbd.OpFlush:
+		return replica.OpFlush
+	case nbd.OpTrim:
+		return replica.OpTrim
+	case nbd.OpWriteZeroes:
+		return replica.OpZero
+	}
+	return 0 // the resource answers that it is invalid
 }
 
 // Serve implements nbd.Handler.
@@ -101,7 +110,7 @@ func (h *handler) Serve(r *nbd.Request) {
 	p := h.take()
 	p.req = r
 	h.handle.Submit(replica.IO{
-		Op: operations[r.Op], FUA: r.FUA, NoHole: r.NoHole, Len: r.Length, Off: r.Offset, Data: r.Data, Done: p,
+		Op: operation(r.Op), FUA: r.FUA, NoHole: r.NoHole, Len: r.Length, Off: r.Offset, Data: r.Data, Done: p,
 	})
 }
 

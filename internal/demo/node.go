@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"replicad/internal/ctl"
 )
 
 // node is one of the two machines: a daemon of its own with its disk.
@@ -61,7 +63,7 @@ func (n *node) start(ctx context.Context) error {
 func (n *node) awaitAnswer(ctx context.Context) error {
 	deadline := time.Now().Add(replyTimeout)
 	for {
-		if _, err := n.run(ctx, "status"); err == nil {
+		if _, err := n.proc(ctx); err == nil {
 			return nil
 		}
 		select {
@@ -140,6 +142,12 @@ func (n *node) runFor(ctx context.Context, words ...string) (string, error) {
 	return out.String(), nil
 }
 
+// proc is what `replicad status` prints, asked for in a way that is quick
+// enough to watch a resync.
+func (n *node) proc(ctx context.Context) (string, error) {
+	return ctl.NewClient(n.socket).Text(ctx, "/proc/drbd", nil)
+}
+
 // export is the address of the node's device for NBD clients.
 func (n *node) export() string { return "nbd+unix:///r0?socket=" + n.nbd }
 
@@ -173,12 +181,15 @@ func (s *nursery) close() {
 	s.wg.Wait()
 }
 
+// toolFolders are where Debian puts programs that are not in a user's PATH.
+var toolFolders = []string{"/usr/sbin", "/sbin", "/usr/local/sbin"}
+
 // tool finds a program of e2fsprogs, "" if it is not installed.
 func tool(name string) string {
 	if path, err := exec.LookPath(name); err == nil {
 		return path
 	}
-	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/local/sbin"} {
+	for _, dir := range toolFolders {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return path
 		}

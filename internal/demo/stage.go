@@ -103,11 +103,11 @@ resource r0 {
         timeout 9; connect-int 1; ping-int 1; ping-timeout 5;
         after-sb-0pri discard-younger-primary; after-sb-1pri discard-secondary;
     }
-    disk { c-plan-ahead 0; resync-rate 30M; }
+    disk { c-plan-ahead 0; resync-rate %dM; }
     on be1 { disk "%s"; address %s; nbd-listen "unix:%s"; }
     on be2 { disk "%s"; address %s; nbd-listen "unix:%s"; }
 }
-`, status, protocol, s.a.disk, addrA, s.a.nbd, s.b.disk, addrB, s.b.nbd)
+`, status, protocol, max(30, s.size>>21), s.a.disk, addrA, s.a.nbd, s.b.disk, addrB, s.b.nbd)
 }
 
 func (s *stage) writeConfigs(protocol string) error {
@@ -202,7 +202,7 @@ var (
 
 // outOfSync is the oos field of a node, KiB.
 func (s *stage) outOfSync(n *node) (kib int, err error) {
-	text, err := n.run(s.ctx, "status")
+	text, err := n.proc(s.ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -236,7 +236,7 @@ func (s *stage) watchResync(patience time.Duration, wantBars bool) error {
 		case time.Now().After(deadline):
 			return fmt.Errorf("the resync is not done after %s", patience)
 		}
-		pause(s.ctx, 150*time.Millisecond)
+		pause(s.ctx, 100*time.Millisecond)
 	}
 }
 
@@ -244,7 +244,7 @@ func (s *stage) resyncLine(seen map[string]bool) (line string, synced bool) {
 	synced = true
 	var parts []string
 	for _, n := range []*node{s.a, s.b} {
-		text, err := n.run(s.ctx, "status")
+		text, err := n.proc(s.ctx)
 		if bar := barField.FindString(text); bar != "" {
 			seen[n.name] = true
 			parts = append(parts, n.name+" "+bar)

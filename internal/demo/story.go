@@ -70,7 +70,7 @@ func (s *stage) firstSync() error {
 	if err := s.do(s.a, "primary", "--force", "r0"); err != nil {
 		return err
 	}
-	if err := s.watchResync(time.Minute, true); err != nil {
+	if err := s.watchResync(time.Minute, false); err != nil {
 		return err
 	}
 	if err := s.do(s.a, "wait-sync", "--timeout", "15", "r0"); err != nil {
@@ -201,9 +201,14 @@ func (s *stage) cutLink() error {
 }
 
 func (s *stage) healLink() error {
-	// Slow enough to be watched.
+	oos, err := s.outOfSync(s.a)
+	if err != nil {
+		return err
+	}
+	s.say("   The resync is slowed down, so that it can be watched:")
+	rate := fmt.Sprintf("--resync-rate=%dK", max(oos/3, 256))
 	for _, n := range []*node{s.a, s.b} {
-		if err := s.do(n, "disk-options", "--resync-rate=2M", "r0"); err != nil {
+		if err := s.do(n, "disk-options", rate, "r0"); err != nil {
 			return err
 		}
 	}

@@ -46,8 +46,10 @@ func (s *stage) killMidWrite(n *node, seed uint64) error {
 	s.newLoad(seed, s.load.next)
 	s.load.start(s.ctx)
 	pause(s.ctx, killTime)
-	n.kill()
+	// The cable first: what is on the way must not arrive while the kernel
+	// takes the process apart.
 	s.cable.SetCut(true)
+	n.kill()
 	if err := s.load.stop(); err == nil {
 		return errors.New("the load did not notice that the Primary was killed")
 	}
@@ -154,7 +156,7 @@ func (s *stage) rejoin(back, serving *node) error {
 func (s *stage) awaitTarget(back *node) error {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		text, err := back.run(s.ctx, "status")
+		text, err := back.proc(s.ctx)
 		switch {
 		case err != nil:
 			return err

@@ -9,6 +9,7 @@ const (
 	ErrDiskConfigured    StateErr = 124 // Device is attached to a disk (use detach first)
 	ErrNetConfigured     StateErr = 125 // Device has a net-config (use disconnect first)
 	ErrDiscardImpossible StateErr = 123 // --discard-my-data not allowed when primary.
+	ErrNoMinor           StateErr = 127 // Device minor not allocated
 	ErrDataNotCurrent    StateErr = 150 // Can only attach to the data we lost last (see kernel log).
 )
 
@@ -26,8 +27,10 @@ func (n *Node) attach(v *volume, a *Attachment) {
 	v.disk.al = bitmap.NewActivityLog(a.ALSlots)
 	v.disk.al.Reset(a.ALNumber)
 	v.disk.super.flags = s.Flags
-	v.gen, v.size = s.Gen, s.Size
+	v.gen, v.size, v.peerWrote = s.Gen, s.Size, true
 	v.crashed = s.Flags&FlagCrashedPrimary != 0 || (s.Flags&FlagPrimaryInd != 0 && n.role != Primary)
+	// Flagged as the source of a resync: its end may have come while we were down.
+	v.shared = s.Gen.Bitmap != 0 && s.Flags&FlagPeerOutdated != 0
 	v.ctr = Counters{App: v.ctr.App, Pending: v.ctr.Pending, Unacked: v.ctr.Unacked}
 	n.change(v, func(s *State) { s.Disk = Attaching })
 	markAll := s.Flags&FlagFullSync != 0 || (v.crashed && s.Flags&FlagALDisabled != 0)
@@ -48,23 +51,33 @@ func (n *Node) attach(v *volume, a *Attachment) {
 func (n *Node) refuseAttach(v *volume, a *Attachment) StateErr {
 	shown := v.exposed
 	switch {
-	case v.st.Disk != Diskless:
+	case v.st.Disk != Diskless, v.disk.leaving, v.disk.bm != nil:
 		return ErrDiskConfigured
 	case a.Disk < a.Super.Size, a.Disk < bitmap.BlockSize:
 		return ErrDiskTooSmall
+	case n.role == Primary && v.size != 0 && attachedSize(a) < v.size:
+		return ErrDiskTooSmall // clients were shown more
 	case n.role == Primary && v.st.Conn < Connected && shown != 0 && (v.unsure || masked(shown) != masked(a.Super.Gen.Current)):
 		return ErrDataNotCurrent
 	}
 	return Success
 }
 
+// attachedSize is the size a disk would serve: the agreed one, or its own.
+func attachedSize(a *Attachment) uint64 {
+	size := a.Super.Size
+	if size == 0 {
+		size = a.Disk
+		if a.User != 0 {
+			size = min(size, a.User)
+		}
+	}
+	return size &^ (bitmap.BlockSize - 1)
+}
+
 // firstSize gives a volume that never was attached the size of its disk.
 func (n *Node) firstSize(v *volume) {
-	v.size = v.disk.bytes
-	if v.disk.user != 0 {
-		v.size = min(v.size, v.disk.user)
-	}
-	v.size &^= bitmap.BlockSize - 1
+	v.size = attachedSize(v.disk.attaching)
 	v.disk.bm = bitmap.New(v.size / bitmap.BlockSize)
 	n.log(v, LevelInfo, "size = %d MB (%d KB)", v.size>>20, v.size>>10)
 }

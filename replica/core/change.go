@@ -77,15 +77,23 @@ func (v *volume) metaFlags() MetaFlags {
 func indicates(s State) bool { return FlagsFor(s, 0, false, false)&FlagPrimaryInd != 0 }
 
 // dropIndicator keeps the primary indicator until what the activity log
-// vouched for is durable: data first, then the bitmap.
+// vouched for is durable.
 func (n *Node) dropIndicator(v *volume) {
-	if v.keepIndicator || !v.writable() {
+	if v.writable() {
+		v.keepIndicator = true
+	}
+}
+
+// releaseIndicator lets the kept indicator go, once everything that still was
+// on its way is on disk: data first, then the bitmap, then the superblock.
+func (n *Node) releaseIndicator(v *volume) {
+	if !v.keepIndicator || v.indicatorOut || !n.incoming.drained() {
 		return
 	}
-	v.keepIndicator = true
+	v.indicatorOut = true
 	n.flushDisk(v, func(IOResult) {
 		n.writeBitmap(v, nil, func(bool) {
-			v.keepIndicator = false
+			v.keepIndicator, v.indicatorOut = false, false
 			n.saveSuper(v, func(bool) {})
 		})
 	})
@@ -98,9 +106,7 @@ func (n *Node) afterChange(v *volume, old State) {
 	if v.st.Disk == Diskless && old.Disk == Negotiating {
 		v.disk.leaving = true // Sanitize gave it up; finishDetach closes it
 	}
-	if syncing(old.Conn) && !syncing(v.st.Conn) {
-		n.abortSync(v)
-	}
+	n.endOfSync(v, old)
 	if indicates(old) && !indicates(v.st) && !n.demoting {
 		n.dropIndicator(v)
 	}
@@ -119,6 +125,19 @@ func (n *Node) afterChange(v *volume, old State) {
 
 func syncing(c Conn) bool {
 	return c == SyncSource || c == SyncTarget || c == PausedSyncS || c == PausedSyncT
+}
+
+// endOfSync cleans up after a resync that did not come to its end, or never began.
+func (n *Node) endOfSync(v *volume, old State) {
+	if old.Conn > Connected && v.st.Conn <= Connected && v.st.PDisk != UpToDate {
+		n.loseSync(v, old.Conn)
+	}
+	if syncing(old.Conn) && !syncing(v.st.Conn) {
+		n.abortSync(v)
+	}
+	if v.syncAgreed && (v.st.Disk <= Failed || v.st.PDisk <= Failed || v.st.Conn < Connected) {
+		v.syncAgreed = false
+	}
 }
 
 // lostContact reports whether the peer's data went out of reach between two

@@ -7,19 +7,21 @@ import "replicad/wire"
 // changed, and reports whether it got further.
 type command struct {
 	*Command
-	run      func(n *Node, c *command) bool
-	phase    int
-	pending  int  // continuations that must return before the next phase
-	failed   bool // one of them said no
-	reqID    uint64
-	asked    bool
-	reply    StateErr // 0 = not here yet
-	until    Time     // 0, or when a wait ends
-	tries    int
-	forced   bool
-	linkLost bool
-	undo     []func()
-	result   StateErr // answered in place of Success
+	run       func(n *Node, c *command) bool
+	phase     int
+	pending   int  // continuations that must return before the next phase
+	failed    bool // one of them said no
+	reqID     uint64
+	asked     bool
+	reply     StateErr // 0 = not here yet
+	until     Time     // 0, or when a wait ends
+	tries     int
+	forced    bool // a promotion that raises disks: those in raise
+	raise     map[uint16]bool
+	linkLost  bool
+	undo      []func()
+	result    StateErr // answered in place of Success
+	submitted uint64   // client writes when a demotion began to save
 }
 
 var commandRuns = map[CommandKind]func(*Node, *command) bool{
@@ -27,6 +29,11 @@ var commandRuns = map[CommandKind]func(*Node, *command) bool{
 	CmdConnect: (*Node).runConnect, CmdDisconnect: (*Node).runDisconnect,
 	CmdDetach: (*Node).runDetach, CmdInvalidate: (*Node).runInvalidate, CmdInvalidateRemote: (*Node).runInvalidate,
 	CmdOutdate: (*Node).runOutdate, CmdConfig: (*Node).runConfig,
+}
+
+// ofVolume reports whether the command names a volume.
+func (k CommandKind) ofVolume() bool {
+	return k == CmdDetach || k == CmdInvalidate || k == CmdInvalidateRemote || k == CmdOutdate
 }
 
 // runCommand gets the current command, or the next one, a step further.
@@ -37,12 +44,21 @@ func (n *Node) runCommand() bool {
 		}
 		c := n.cmdQueue[0]
 		n.cmdQueue = n.cmdQueue[1:]
+		if c.Kind.ofVolume() && n.targets(c.Vol) == nil {
+			n.act(Action{Kind: ActCommandDone, Cmd: c.ID, Err: ErrNoMinor})
+			return true
+		}
 		n.cmd = &command{Command: c, run: commandRuns[c.Kind]}
 		if n.cmd.run == nil {
 			panic("core: command of unknown kind")
 		}
 	}
 	c := n.cmd
+	if c.asked && c.until != 0 && n.now >= c.until && n.link.up && !n.link.dropping {
+		n.log(nil, LevelError, "the peer did not answer a state change request")
+		c.until = 0
+		n.drop(DropTimeout)
+	}
 	if c.pending > 0 {
 		return false
 	}
@@ -87,8 +103,11 @@ func (n *Node) commandDeadline(d *deadline) {
 }
 
 func (n *Node) commandLinkDown() {
-	if n.cmd != nil {
-		n.cmd.linkLost = true
+	if c := n.cmd; c != nil {
+		c.linkLost = true
+		if c.asked {
+			c.asked, c.until = false, 0
+		}
 	}
 }
 
@@ -97,8 +116,10 @@ func (n *Node) targets(vol int32) []*volume {
 	if vol < 0 {
 		return n.vols
 	}
-	if v := n.findVolume(uint16(vol)); v != nil {
-		return []*volume{v}
+	for i, v := range n.vols {
+		if int32(v.id) == vol {
+			return n.vols[i : i+1]
+		}
 	}
 	return nil
 }
@@ -110,14 +131,17 @@ func (n *Node) ask(c *command, r wire.StateReq) {
 	n.stateReqID++
 	r.ID = n.stateReqID
 	c.reqID, c.asked, c.reply, c.linkLost = r.ID, true, 0, false
+	c.until = n.now + max(n.answerLimit(), n.cfg.Net.Timeout)
 	n.send(wire.Msg{Kind: wire.KindStateReq, Body: &r}, 0)
 	n.ping() // a dead link is found out soon
 }
 
 func (n *Node) stateReply(id uint64, err StateErr) {
 	if c := n.cmd; c != nil && c.asked && c.reqID == id && c.reply == 0 {
-		c.reply = err
-		c.asked = false
+		if err == 0 {
+			err = ErrRefusedByPeer
+		}
+		c.reply, c.asked, c.until = err, false, 0
 	}
 }
 
@@ -152,6 +176,9 @@ func (n *Node) judgeRequest(r *wire.StateReq) StateErr {
 		if !ok {
 			return ErrRefusedByPeer
 		}
+		if c := n.cmd; c != nil && c.Kind == CmdDetach && c.phase >= detachQuiesce && c.Vol == int32(v.id) {
+			want.Disk = Failed // ours is leaving
+		}
 		if _, err := Check(v.st, want, n.rules(v)); err.Failed() {
 			return err
 		}
@@ -167,8 +194,8 @@ func requested(s State, r *wire.StateReq) (State, bool) {
 	if r.Role != 0 {
 		s.Peer = Role(r.Role)
 	}
-	if r.Disk != 0 {
-		s.PDisk = Disk(r.Disk - 1)
+	if r.Disk != 0 && (s.PDisk >= Inconsistent || Disk(r.Disk-1) <= Failed) {
+		s.PDisk = Disk(r.Disk - 1) // a forced promotion raises no disk that is not there
 	}
 	switch Conn(r.Conn) {
 	case StandAlone, Disconnecting: // 0 = unchanged; Disconnecting ends the session, which changes the state
@@ -278,6 +305,11 @@ func (n *Node) runDetach(c *command) bool {
 		}
 		return true
 	case detachQuiesce:
+		want := v.st
+		want.Disk = Failed
+		if _, err := Check(v.st, want, n.rules(v)); err.Failed() && !c.Force {
+			return n.finish(c, err) // the peer that would have served went away
+		}
 		if v.st.Disk > Failed {
 			n.dropDisk(v)
 		}
@@ -361,12 +393,14 @@ func (n *Node) runInvalidate(c *command) bool {
 		return n.finish(c, ErrRefusedByPeer)
 	case c.phase == 1:
 		c.phase = 2
-		if conn == StartingSyncT {
-			n.startFullTarget(v)
+		if conn == StartingSyncT && !n.startFullTarget(v) {
+			return n.finish(c, ErrNoLocalDisk)
 		}
 		return true
 	case v.syncAgreed:
 		return false
+	case c.phase == 2 && v.st.Conn == Connected && v.st.PDisk < Inconsistent:
+		return n.finish(c, ErrNoRemoteDisk)
 	}
 	return n.finish(c, Success)
 }
@@ -405,7 +439,10 @@ func (n *Node) invalidateAlone(c *command, v *volume) bool {
 // startFullTarget gives up this node's data for a full copy of the peer's.
 // (DRBD 8.4 says Outdated until the resync runs, and would call it UpToDate
 // again if the link died before.)
-func (n *Node) startFullTarget(v *volume) {
+func (n *Node) startFullTarget(v *volume) bool {
+	if v.disk.bm == nil || v.st.Disk < Inconsistent || v.st.Conn != Connected {
+		return false // it went while the peer was asked
+	}
 	n.change(v, func(s *State) { s.Conn, s.Disk = StartingSyncT, Inconsistent })
 	v.sync = resync{}
 	s := n.link.session
@@ -415,6 +452,7 @@ func (n *Node) startFullTarget(v *volume) {
 			n.sendState(v)
 		}
 	})
+	return true
 }
 
 // startFullSource opens the resync before the bits are set, so that the wish
@@ -422,6 +460,10 @@ func (n *Node) startFullTarget(v *volume) {
 // node the source at the next handshake (rule 36).
 func (n *Node) startFullSource(v *volume) {
 	v.syncAgreed = false
+	if v.disk.bm == nil || v.st.Disk != UpToDate {
+		n.drop(DropReconnect) // the target waits for us in vain
+		return
+	}
 	n.change(v, func(s *State) { s.Conn = StartingSyncS })
 	v.sync = resync{}
 	s := n.link.session
@@ -441,12 +483,15 @@ func (n *Node) runOutdate(c *command) bool {
 	if c.phase > 0 {
 		return n.finish(c, Success)
 	}
+	if n.settling() {
+		return false
+	}
 	c.phase = 1
 	for _, v := range n.targets(c.Vol) {
 		want := v.st
 		want.Disk = Outdated
-		_, err := Check(v.st, want, n.rules(v))
-		if err == ErrConnectedOutdates || err == NothingToDo {
+		next, err := Check(v.st, want, n.rules(v))
+		if err == ErrConnectedOutdates || err == NothingToDo || (err == Success && next.Disk != Outdated) {
 			continue // DRBD 8.4: exit 0, nothing changes
 		}
 		if err.Failed() {

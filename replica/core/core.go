@@ -43,11 +43,12 @@ type Node struct {
 	ops   opTable
 	ready []*op // operations whose turn has come, started at the end of the step
 
-	demoting   bool  // a demotion has made everything durable and changes the role
-	frozen     int   // > 0: no client write is submitted, none completed because the peer was lost
-	frozenOps  []*op // writes that wait for the thaw
-	lostOps    []*op // writes done but for the thaw
-	clientOps  int   // client requests not completed
+	demoting   bool   // a demotion has made everything durable and changes the role
+	frozen     int    // > 0: no client write is submitted, none completed because the peer was lost
+	frozenOps  []*op  // writes that wait for the thaw
+	lostOps    []*op  // writes done but for the thaw
+	clientOps  int    // client requests not completed
+	submitted  uint64 // client writes ever given to the disks
 	openEpoch  epoch
 	flushWait  []*op // flushes and FUA writes that wait for a barrier ack
 	unacked    opList
@@ -79,6 +80,10 @@ type volume struct {
 	fullSync      bool   // every bit is being set
 	keepIndicator bool   // the primary indicator outlives the role for a moment
 	syncAgreed    bool   // a full sync with the peer as target was agreed; it is getting ready
+	shared        bool   // the peer may have reached our generation without our knowing: leave it before writing alone
+	lateAlone     bool   // the session ended while the peer had no disk: what it sent and still waits here is marked
+	heardUUIDs    bool   // in this session
+	indicatorOut  bool   // the writes that let the primary indicator go are under way
 	exposed       uint64 // current id of the data that clients were shown (0 = none)
 	unsure        bool   // exposed may be out of date: the peer, serving us alone, starts a new generation
 	opens         int
@@ -156,9 +161,12 @@ func (n *Node) settle() {
 			n.ready = popFront(n.ready)
 			n.start(o)
 		case n.runCommand(), n.maybeDial():
+		case len(n.incoming.queue) > 0 && !n.incoming.blocked():
+			n.drainIncoming()
 		default:
 			for _, v := range n.vols {
 				n.kickAL(v)
+				n.releaseIndicator(v)
 				n.pumpResync(v)
 				n.finishAttach(v)
 				n.finishDetach(v)

@@ -16,7 +16,7 @@ type epoch struct {
 	count         uint64 // mirrored writes in it
 	bytes         uint64 // mirrored and resync bytes in it
 	since         Time   // when its first write was sent
-	resync        bool   // resync blocks were acked that a barrier must confirm
+	resync        bool   // blocks that are not mirrored writes of this epoch wait for a barrier: resync blocks, or what an earlier session sent
 	awaiting      uint64 // number of the epoch whose ack is due; 0 = none
 	awaitingCount uint64
 	awaitingSince Time

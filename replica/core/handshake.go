@@ -31,6 +31,7 @@ func (n *Node) beginHandshake() {
 	n.send(wire.Msg{Kind: wire.KindParams, Body: p}, 0)
 	n.hs.sent = true
 	for _, v := range n.vols {
+		v.peerGen, v.peerSizes, v.heardUUIDs = wire.UUIDs{}, wire.Sizes{}, false
 		n.sendSizes(v)
 		n.sendUUIDs(v)
 		n.sendState(v)
@@ -103,8 +104,8 @@ func (n *Node) tooSmall(v *volume) {
 }
 
 func (n *Node) receiveUUIDs(v *volume, u *wire.UUIDs) {
-	v.peerGen = *u
-	if n.hs.done && n.role == Primary && v.st.Disk <= Failed && v.exposed != u.Current {
+	v.peerGen, v.heardUUIDs = *u, true
+	if n.hs.done && n.role == Primary && v.st.Disk <= Failed {
 		n.log(v, LevelInfo, "receiver updated UUIDs to effective data uuid: %016X", u.Current)
 		n.exposePeer(v)
 	}
@@ -120,7 +121,7 @@ func (n *Node) receiveState(v *volume, s *wire.State) {
 		n.peerStateChanged(v, p)
 		return
 	}
-	if _, dup := n.hs.states[v.id]; dup || n.hs.params == nil {
+	if _, dup := n.hs.states[v.id]; dup || n.hs.params == nil || !v.heardUUIDs {
 		n.protocolError("state of volume %d out of turn", v.id)
 		return
 	}
@@ -162,6 +163,13 @@ func (n *Node) concludeHandshake() {
 	for _, p := range plans {
 		n.carryOut(p.v, p.peer, p.d)
 	}
+	for _, v := range n.vols {
+		if n.role == Primary && v.st.Disk != UpToDate {
+			// The peer holds the only good copy, and what it acked in an
+			// earlier session may not be stable: the next flush asks it.
+			n.openEpoch.resync, n.openEpoch.since = true, n.now
+		}
+	}
 }
 
 // agreeSize settles the size of a volume: the smaller disk decides. A disk
@@ -181,15 +189,18 @@ func (n *Node) agreeSize(v *volume, peer State) bool {
 			size = min(size, user)
 		}
 	}
+	if serves := v.peerSizes.Current; serves != 0 && v.effectiveDisk() <= Inconsistent && v.peerDisk(peer.Disk) >= Outdated {
+		size = min(serves, mine) // the peer's data decides
+	}
 	size &^= 4095
-	if size >= v.size && (v.st.Disk > Inconsistent || v.peerSizes.Current >= v.size) {
+	if size >= v.size&^4095 && v.effectiveDisk() >= Outdated {
 		return true // growing is the administrator's decision (resize)
 	}
-	if size < v.size && v.effectiveDisk() >= Outdated {
+	if size < v.size&^4095 && v.effectiveDisk() >= Outdated {
 		n.tooSmall(v)
 		return false
 	}
-	if size < v.peerSizes.Current && v.peerDisk(peer.Disk) >= Outdated {
+	if size == 0 || (size < v.peerSizes.Current&^4095 && v.peerDisk(peer.Disk) >= Outdated) {
 		n.log(v, LevelError, "This node's disk is too small: the peer serves %d KB, the disk has %d KB", v.peerSizes.Current>>10, mine>>10)
 		n.refusePeer()
 		return false
@@ -352,6 +363,7 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 		n.refusePeer()
 		return
 	}
+	v.shared = false // both ends have compared
 	n.change(v, edit)
 	n.exposePeer(v)
 	switch conn {

@@ -13,6 +13,8 @@ type incoming struct {
 	reads    int    // disk reads for the peer in flight
 	writes   uint64 // mirrored writes since the last barrier
 	holds    int    // > 0: the queue waits for a durable superblock
+	ops      int    // operations the peer caused
+	failed   bool   // a write since the last barrier did not reach its disk
 	barrier  *peerBarrier
 	queue    []arrived
 	ending   bool // draining is being looked at; guards against recursion
@@ -32,7 +34,7 @@ type arrived struct {
 	buf     Buf
 }
 
-func (in *incoming) begin() { in.writes = 0 }
+func (in *incoming) begin() { in.writes, in.failed = 0, false }
 
 // drained reports that nothing the peer sent is still on its way to disk.
 func (in *incoming) drained() bool {
@@ -53,7 +55,23 @@ func (in *incoming) writesDrained() bool {
 	return true
 }
 
-func (in *incoming) blocked() bool { return in.barrier != nil || in.holds > 0 }
+func (in *incoming) blocked() bool {
+	return in.barrier != nil || in.holds > 0 || in.ops >= peerOpsMax
+}
+
+const (
+	// peerOpsMax bounds the operations that the peer's messages may have under way.
+	peerOpsMax = 4096
+	// peerQueueMark is the queue length from which the owner stops reading the data channel.
+	peerQueueMark = 1024
+	// peerQueueMax is where a peer whose messages keep coming is cut off.
+	peerQueueMax = 1 << 16
+)
+
+// Congested asks the owner to stop reading the data channel until a later
+// Step has made room: more messages wait for their turn than is good. The
+// control channel is read on, it carries what makes room.
+func (n *Node) Congested() bool { return len(n.incoming.queue) >= peerQueueMark }
 
 // arrive takes a message of the data channel.
 func (n *Node) arrive(m *wire.Msg, buf Buf) {
@@ -62,6 +80,11 @@ func (n *Node) arrive(m *wire.Msg, buf Buf) {
 		n.send(wire.Msg{Kind: wire.KindRecvAck, Vol: m.Vol, Seq: m.Seq}, 0)
 	}
 	if in.blocked() || len(in.queue) > 0 {
+		if len(in.queue) >= peerQueueMax {
+			n.release(buf)
+			n.protocolError("more than %d messages wait", peerQueueMax)
+			return
+		}
 		in.queue = append(in.queue, arrived{n.link.session, *m, buf})
 		return
 	}
@@ -177,6 +200,11 @@ func (n *Node) takeRange(v *volume, m *wire.Msg, buf Buf) {
 // --- mirrored writes
 
 func (n *Node) peerWrite(v *volume, m *wire.Msg, buf Buf) {
+	if n.role == Primary && n.link.up && !n.cfg.Net.AllowTwoPrimaries {
+		n.release(buf)
+		n.protocolError("mirrored write from the peer, though this node is Primary")
+		return
+	}
 	o := n.newOp(opPeerWrite, v)
 	switch m.Kind {
 	case wire.KindTrim:
@@ -189,6 +217,10 @@ func (n *Node) peerWrite(v *volume, m *wire.Msg, buf Buf) {
 	o.buf, o.seq, o.flags = buf, m.Seq, m.Flags
 	o.noHole = m.Flags&wire.FlagNoHole != 0
 	o.setRange(m.Off, m.Len)
+	if v.alone() {
+		o.alone = true
+		n.setBits(v, o.first, o.last)
+	}
 	n.incoming.writes++
 	n.incoming.active++
 	n.incoming.mirrored++
@@ -201,16 +233,20 @@ func (n *Node) peerWrite(v *volume, m *wire.Msg, buf Buf) {
 	}
 }
 
+// alone reports that the peer keeps no copy of what it sends.
+func (v *volume) alone() bool { return v.st.PDisk < Inconsistent || v.lateAlone }
+
 // startPeerWrite submits a mirrored write. While the Primary has no disk ours
-// is the only one: then the write is marked out of sync and covered by the
-// activity log like a Primary's own (DRBD 8.4 receive_Data).
+// is the only one: then the write is marked out of sync, from the moment it
+// arrives, and covered by the activity log like a Primary's own (DRBD 8.4
+// receive_Data).
 func (n *Node) startPeerWrite(o *op) {
 	v := o.v
 	if !v.writable() {
 		n.peerWriteDone(o, IOError)
 		return
 	}
-	if v.st.PDisk < Inconsistent {
+	if o.alone {
 		if v.usesAL() && !o.pinned {
 			if !v.pinRange(o.first, o.last) {
 				v.disk.alWait = append(v.disk.alWait, o)
@@ -233,8 +269,8 @@ func (n *Node) peerWriteDone(o *op, r IOResult) {
 	}
 	if r == IOOK {
 		v.peerWrote = true
-	} else if b := n.incoming.barrier; b != nil {
-		b.failed = true
+	} else {
+		n.incoming.failed = true
 	}
 	v.ctr.Unacked--
 	n.incoming.mirrored--
@@ -285,6 +321,7 @@ func (n *Node) checkBarrier() {
 	if b == nil || n.incoming.active > 0 || b.flushes != -1 {
 		return
 	}
+	b.failed, n.incoming.failed = n.incoming.failed, false
 	b.flushes = 1 // ours, so that immediate answers do not end it early
 	for _, v := range n.vols {
 		if !v.peerWrote || mutant(MutAckBarrierUnflushed) {

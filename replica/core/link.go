@@ -8,15 +8,16 @@ import (
 
 // link is the state of the connection to the peer, whatever the volumes do.
 type link struct {
-	session  Session // of the current or last attempt
-	up       bool
-	dropping bool // ActDrop is out
-	token    bool // this node holds the resolve-conflicts token
-	upSince  Time
-	heard    Time // when anything last arrived
-	pinged   Time // when the unanswered ping was sent
-	pingOut  bool
-	standing bool // after this session: StandAlone
+	session   Session // of the current or last attempt
+	up        bool
+	dropping  bool // ActDrop is out
+	token     bool // this node holds the resolve-conflicts token
+	upSince   Time
+	heard     Time // when anything last arrived
+	heardData Time // when anything last arrived on the data channel
+	pinged    Time // when the unanswered ping was sent
+	pingOut   bool
+	standing  bool // after this session: StandAlone
 }
 
 // maybeDial goes from Unconnected to WFConnection once everything the last
@@ -27,6 +28,9 @@ func (n *Node) maybeDial() bool {
 		return false
 	}
 	n.link = link{session: n.link.session + 1}
+	for _, v := range n.vols {
+		v.lateAlone = false
+	}
 	n.changeAll(func(s *State) { s.Conn = WFConnection })
 	n.act(Action{Kind: ActDial, Session: n.link.session})
 	return true
@@ -39,7 +43,7 @@ func (n *Node) linkUp(s Session, token bool) {
 		return
 	}
 	n.link.up, n.link.token = true, token
-	n.link.upSince, n.link.heard = n.now, n.now
+	n.link.upSince, n.link.heard, n.link.heardData = n.now, n.now, n.now
 	n.openEpoch = epoch{number: n.openEpoch.number + 1}
 	n.incoming.begin()
 	n.changeAll(func(s *State) { s.Conn = WFReportParams })
@@ -110,7 +114,7 @@ func (n *Node) linkDown(s Session, r DropReason) {
 		next = NetworkFailure
 	}
 	for _, v := range n.vols {
-		n.loseSync(v)
+		n.markLate(v)
 	}
 	n.changeAll(func(s *State) { s.Conn = next })
 	n.loseUnacked()
@@ -126,30 +130,62 @@ func (n *Node) linkDown(s Session, r DropReason) {
 	n.writeBitmaps()
 }
 
-// loseSync looks at a resync that this node was the source of. If the target
-// may be UpToDate on its own account, it can be promoted; a Primary must then
-// leave the common generation like one that loses an UpToDate peer. Otherwise
-// the promoted target would take the writes that follow here for stray ones
-// and discard them.
-func (n *Node) loseSync(v *volume) {
-	v.syncAgreed = false
-	if v.st.Role != Primary || v.st.Conn != SyncSource || v.st.Disk != UpToDate || !n.targetMayBeGood(v) {
+// markLate marks the peer's writes that have not reached our disk when the
+// session ends while the peer has none, or was about to say so.
+func (n *Node) markLate(v *volume) {
+	v.lateAlone = v.st.PDisk < Inconsistent
+	for i := range n.incoming.queue {
+		if s, ok := n.incoming.queue[i].msg.Body.(*wire.State); ok && n.incoming.queue[i].msg.Vol == v.id && Disk(s.Disk) <= Failed {
+			v.lateAlone = true
+		}
+	}
+	if !v.lateAlone {
 		return
 	}
+	for o := v.index.head; o != nil; o = o.next {
+		if o.kind == opPeerWrite {
+			o.alone = true
+			n.setBits(v, o.first, o.last)
+		}
+	}
+}
+
+// loseSync looks at a resync that this node was the source of. If the target
+// may be UpToDate on its own account, it can be promoted, and our generation
+// is the target's too: it must be left before this node takes writes alone.
+// Otherwise the promoted target would take them for stray ones and discard
+// them. A Primary leaves it at once, as when it loses an UpToDate peer; a
+// Secondary when it is promoted.
+func (n *Node) loseSync(v *volume, was Conn) {
+	if v.st.Disk != UpToDate || v.gen.Bitmap == 0 || !n.targetMayBeGood(v, was) {
+		return
+	}
+	v.shared = true
+	if v.st.Role == Primary {
+		n.leaveShared(v)
+		n.continueAlone(v)
+	}
+}
+
+// leaveShared starts a new generation over one that the peer may have reached
+// by the end of a resync. The resync's id goes to the history: a target that
+// did not reach it is synced in full.
+func (n *Node) leaveShared(v *volume) {
 	v.gen.H1, v.gen.H2 = v.gen.Bitmap, v.gen.H1
-	v.gen = v.gen.Rotate(n.newUUID(), true)
-	n.log(v, LevelInfo, "new current UUID %s (the resync may have ended at the peer)", v.gen)
-	n.continueAlone(v)
+	v.gen = v.gen.Rotate(n.newUUID(), n.role == Primary)
+	v.shared = false
+	n.log(v, LevelInfo, "new current UUID %s (the peer may have reached the old one)", v.gen)
 }
 
 // targetMayBeGood: it has not shown yet that it took the sync UUID, and held
 // our generation before; or the end was only a barrier ack away.
-func (n *Node) targetMayBeGood(v *volume) bool {
+func (n *Node) targetMayBeGood(v *volume, was Conn) bool {
 	y := &v.sync
-	if !y.begun && masked(v.peerGen.Current) == masked(v.gen.Current) {
+	source := was == SyncSource || was == WFBitMapS || was == StartingSyncS || was == PausedSyncS
+	if source && !y.begun && masked(v.peerGen.Current) == masked(v.gen.Current) {
 		return true
 	}
-	if !y.confirmed {
+	if was != SyncSource || !y.confirmed {
 		return false
 	}
 	sent := y.ackedBits
@@ -212,10 +248,23 @@ func (n *Node) linkDeadline(d *deadline) {
 		if n.openEpoch.awaiting != 0 {
 			d.add(n.openEpoch.awaitingSince + limit)
 		}
+		if n.exchanging() {
+			d.add(n.link.heardData + limit)
+		}
 	}
 	if !n.openEpoch.empty() && n.openEpoch.awaiting == 0 {
 		d.add(n.openEpoch.since + n.cfg.Net.BarrierAge)
 	}
+}
+
+// exchanging reports that a volume waits for the peer's next step before a resync.
+func (n *Node) exchanging() bool {
+	for _, v := range n.vols {
+		if c := v.st.Conn; c > Connected && c < SyncSource {
+			return true
+		}
+	}
+	return false
 }
 
 // answerLimit is how long the oldest request may stay unanswered; 0 = for ever.
@@ -237,6 +286,9 @@ func (n *Node) linkTick() {
 	case limit > 0 && n.unacked.head != nil && n.now >= n.unacked.head.sent+limit,
 		limit > 0 && n.openEpoch.awaiting != 0 && n.now >= n.openEpoch.awaitingSince+limit:
 		n.log(nil, LevelError, "the peer did not answer a request for %d ms, ko-count reached", limit/1e6)
+		n.drop(DropTimeout)
+	case limit > 0 && n.exchanging() && n.now >= l.heardData+limit:
+		n.log(nil, LevelError, "the peer did not go on with the resync handshake for %d ms", limit/1e6)
 		n.drop(DropTimeout)
 	case !l.pingOut && n.now >= l.heard+n.cfg.Net.PingInt:
 		n.ping()
@@ -271,6 +323,7 @@ func (n *Node) peerMessage(e *Event) {
 		return
 	}
 	if m.Kind.Channel() == wire.ChannelData {
+		n.link.heardData = n.now
 		n.arrive(m, e.Buf)
 		return
 	}
@@ -309,7 +362,7 @@ func (n *Node) answer(m *wire.Msg) {
 	case wire.KindResyncNegReply:
 		n.syncRefused(m)
 	case wire.KindReadNegReply:
-		if o := n.bySeq(m.Seq, opRead); o != nil {
+		if o := n.bySeq(m.Seq, opRead); o != nil && o.waits&waitAck != 0 {
 			n.readReply(o, false, 0)
 		}
 	case wire.KindStateReply:
@@ -322,20 +375,25 @@ func (n *Node) answer(m *wire.Msg) {
 	}
 }
 
-// negAck: the peer could not write a block. It is marked; the application
-// does not fail as long as the local disk has it.
+// negAck: the peer could not write a block, so its disk is gone; its report of
+// that may still be behind bulk data on the other channel. The block is
+// marked; the application does not fail as long as the local disk has it, but
+// it hears so only on the generation that the peer does not have.
 func (n *Node) negAck(m *wire.Msg) {
-	o := n.bySeq(m.Seq, opWrite)
-	if o == nil {
-		// Protocol A and B may have completed it long ago: the range says what to mark.
-		if v := n.findVolume(m.Vol); v != nil && n.validRange(v, m) {
-			first, last := blockSpan(m.Off, m.Len)
-			n.setBits(v, first, last)
-		}
+	v := n.findVolume(m.Vol)
+	if v == nil || !n.validRange(v, m) {
+		n.protocolError("negative ack for %d+%d of volume %d", m.Off, m.Len, m.Vol)
 		return
 	}
-	n.setBits(o.v, o.first, o.last)
-	n.netDone(o, waitAck|waitSent, false)
+	if v.st.PDisk > Failed {
+		n.change(v, func(s *State) { s.PDisk = Failed })
+	}
+	first, last := blockSpan(m.Off, m.Len)
+	n.setBits(v, first, last) // protocol A and B may have completed it long ago
+	if o := n.bySeq(m.Seq, opWrite); o != nil && o.v == v {
+		o.lost, o.nacked = true, true
+		n.netDone(o, waitAck|waitSent, false)
+	}
 }
 
 // framesSent: protocol A's promise begins when the frame was handed to the kernel.

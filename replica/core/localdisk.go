@@ -456,6 +456,8 @@ func (n *Node) detached(v *volume) {
 		panic(fmt.Sprintf("core: volume %d detached while %v", v.id, v.st.Disk))
 	}
 	v.disk = localDisk{}
+	n.incoming.failed = n.incoming.failed || v.peerWrote
+	v.peerWrote = false
 	n.change(v, func(s *State) { s.Disk = Diskless })
 	n.sendState(v)
 }

@@ -21,6 +21,9 @@ const (
 	opInternal          // a disk, metadata, gate or handler action with a continuation
 )
 
+// forPeer reports whether the peer's messages cause operations of this kind.
+func (k opKind) forPeer() bool { return k == opPeerWrite || k == opPeerRead || k == opSyncSource }
+
 // verb says what an operation does to the disk.
 type verb uint8
 
@@ -66,6 +69,9 @@ type op struct {
 	lost     bool // the peer was lost before it answered
 	pinned   bool // holds references on its activity-log extents
 	held     bool // a peer's write that must wait for a flush
+	alone    bool // a peer's write of which the peer has no copy: marked and logged like our own
+	nacked   bool // the peer said it could not write it
+	noSpace  bool // the local disk is full
 	queued   bool // in a queue that will start it
 	indexed  bool
 	blockers int // earlier overlapping operations
@@ -106,12 +112,18 @@ func (n *Node) newOp(kind opKind, v *volume) *op {
 	o := t.free[len(t.free)-1]
 	t.free = t.free[:len(t.free)-1]
 	*o = op{id: o.id, kind: kind, v: v, session: n.link.session}
+	if kind.forPeer() {
+		n.incoming.ops++
+	}
 	return o
 }
 
 func (n *Node) freeOp(o *op) {
 	if o.indexed || o.queued {
 		panic("core: operation freed while queued")
+	}
+	if o.kind.forPeer() {
+		n.incoming.ops--
 	}
 	*o = op{id: o.id}
 	n.ops.free = append(n.ops.free, o)
@@ -184,9 +196,15 @@ func (n *Node) opDone(e *Event) {
 // diskDone routes the end of a disk action to the operation that wanted it.
 func (n *Node) diskDone(o *op, e *Event) {
 	v := o.v
-	if e.Result == IOOK {
+	switch {
+	case e.Result == IOOK:
 		n.countDisk(v, o)
-	} else {
+	case e.Result == IONoSpace && o.kind == opWrite:
+		// The file system below a sparse image is full. The disk itself is
+		// good: the client hears of it, and the block may differ at the peer.
+		o.noSpace = true
+		n.setBits(v, o.first, o.last)
+	default:
 		n.diskFailed(v, fmt.Sprintf("%s at %d+%d", verbNames[o.verb], o.off, o.len))
 	}
 	switch o.kind {

@@ -88,6 +88,7 @@ func (n *Node) submitWrite(o *op) {
 		n.complete(o, n.refusal(), 0)
 		return
 	}
+	n.submitted++
 	good := v.st.Disk == UpToDate
 	if mirrored {
 		n.mirror(o, good)
@@ -194,10 +195,30 @@ func (n *Node) clientDiskDone(o *op, r IOResult) {
 		return
 	}
 	o.waits &^= waitLocal
-	if r != IOOK {
+	if r != IOOK && !o.failed && !o.noSpace {
 		o.failed = true
+		n.needPeersDisk(o)
 	}
 	n.maybeComplete(o)
+}
+
+// needPeersDisk: the local disk failed under a write. Where the protocol asked
+// for no more than that it was sent or received, it now takes the barrier of
+// its epoch to know that the peer has it.
+func (n *Node) needPeersDisk(o *op) {
+	if o.seq == 0 || o.lost || o.session != n.link.session || o.waits&waitBarrier != 0 || n.cfg.Net.Protocol == 'C' {
+		return
+	}
+	e := &n.openEpoch
+	if o.epoch != e.number && o.epoch != e.awaiting {
+		return // acked meanwhile: remoteOK stands
+	}
+	o.remoteOK = false
+	o.waits |= waitBarrier
+	n.flushWait = append(n.flushWait, o)
+	if o.epoch == e.number && !e.empty() {
+		n.closeEpoch()
+	}
 }
 
 // netDone ends one of the things a write waits for at the peer.
@@ -211,7 +232,7 @@ func (n *Node) netDone(o *op, w waits, ok bool) {
 	o.waits &^= w
 	switch {
 	case ok:
-		o.remoteOK = true
+		o.remoteOK = !o.nacked
 	case w&waitBarrier != 0:
 		o.remoteOK = false // acked, but whether it is stable nobody knows
 	}
@@ -234,6 +255,8 @@ func (n *Node) maybeComplete(o *op) {
 		return
 	}
 	switch {
+	case o.noSpace:
+		n.complete(o, IONoSpace, 0)
 	case o.failed && !o.remoteOK:
 		n.complete(o, IOError, 0)
 	case !n.dataAccessible(o.v):

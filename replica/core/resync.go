@@ -28,6 +28,7 @@ type resync struct {
 	starved   bool // the budget stops the next request
 	source    bool
 	run       uint64 // tells this resync from others
+	theirEnd  bool   // source: the target's bitmap is complete
 	begun     bool   // source: the target asked for a block, so it is Inconsistent by now
 	confirmed bool   // source: the barrier out now was sent after the resync began
 	acked     [2][]span
@@ -59,8 +60,16 @@ func (n *Node) becomeSource(v *volume, full bool) {
 	})
 }
 
+// becomeTarget begins as WFBitMapT. That this node's data is not current must
+// be durable before the exchange goes on: after a crash it would come back as
+// good as before.
 func (n *Node) becomeTarget(v *volume, full bool) {
 	v.sync = resync{}
+	n.incoming.holds++
+	n.saveSuper(v, func(bool) {
+		n.incoming.holds--
+		n.drainIncoming()
+	})
 	if full {
 		n.incoming.holds++ // the source's bitmap waits
 		n.setAllBits(v, func(bool) {
@@ -108,6 +117,9 @@ func (n *Node) sendBitmap(v *volume) {
 }
 
 func (n *Node) receiveBitmap(v *volume, m *wire.Msg, b *wire.Bitmap) {
+	if v.st.Conn == Connected && (v.st.Disk < Inconsistent || v.st.PDisk < Inconsistent) {
+		return // a disk failed while this was on its way
+	}
 	if c := v.st.Conn; v.disk.bm == nil || (c != WFBitMapS && c != WFBitMapT) || m.Off%64 != 0 {
 		n.protocolError("bitmap out of turn")
 		return
@@ -121,8 +133,14 @@ func (n *Node) receiveBitmapEnd(v *volume) {
 		n.sendBitmap(v)
 		n.change(v, func(s *State) { s.Conn = WFSyncUUID })
 	case WFBitMapS:
-		n.startSource(v)
+		if !v.sync.theirEnd {
+			v.sync.theirEnd = true
+			n.startSource(v)
+		}
 	default:
+		if v.st.Conn == Connected && (v.st.Disk < Inconsistent || v.st.PDisk < Inconsistent) {
+			return
+		}
 		n.protocolError("end of bitmap out of turn")
 	}
 }

@@ -25,6 +25,9 @@ func (n *Node) runPrimary(c *command) bool {
 		if n.connected() != c.asked || !n.readyToPromote() {
 			return n.promotionOvertaken(c)
 		}
+		if err := n.mayPromote(c, c.Force); err.Failed() {
+			return n.finish(c, err) // a disk went meanwhile
+		}
 		n.becomePrimary(c)
 		return true
 	}
@@ -106,11 +109,12 @@ func (n *Node) checkPrimary(c *command) bool {
 // mayPromote checks the wanted state of every volume. force raises a disk
 // that is not known to be good.
 func (n *Node) mayPromote(c *command, force bool) StateErr {
-	c.forced = false
+	c.forced, c.raise = false, make(map[uint16]bool)
 	for _, v := range n.vols {
 		err := n.mayPromoteVolume(v, false)
 		if err == ErrNoUpToDateDisk && force && v.st.Disk >= Inconsistent && v.st.Disk < UpToDate && v.st.PDisk != UpToDate {
 			err = n.mayPromoteVolume(v, true)
+			c.raise[v.id] = err == Success
 			c.forced = c.forced || err == Success
 		}
 		if err.Failed() {
@@ -196,7 +200,7 @@ func (n *Node) becomePrimary(c *command) {
 	renegotiate := n.connected() && c.forced
 	n.role = Primary
 	for _, v := range n.vols {
-		raise := c.forced && v.st.Disk >= Inconsistent && v.st.Disk < UpToDate
+		raise := c.raise[v.id]
 		alone := v.st.Conn < Connected || v.st.PDisk <= Failed
 		n.change(v, func(s *State) {
 			s.Role = Primary
@@ -207,13 +211,13 @@ func (n *Node) becomePrimary(c *command) {
 		if raise {
 			n.log(v, LevelWarn, "Forced to consider local data as UpToDate!")
 		}
-		if v.disk.bm != nil && v.st.Disk == UpToDate && ((alone && v.gen.Bitmap == 0) || raise) {
-			v.gen = v.gen.Rotate(n.newUUID(), true)
-			n.log(v, LevelInfo, "new current UUID %s", v.gen)
-		}
+		n.promotedGeneration(v, alone, raise)
 		v.gen = v.gen.WithPrimary(true)
 		if v.disk.bm != nil {
 			v.exposed = v.gen.Current
+		} else {
+			n.exposePeer(v)
+			v.unsure = true // the peer, serving us alone, starts a new generation
 		}
 		n.claimResync(v)
 		saved := c.await()
@@ -225,6 +229,22 @@ func (n *Node) becomePrimary(c *command) {
 			saved(ok)
 			n.announcePrimary(v, renegotiate)
 		})
+	}
+}
+
+// promotedGeneration starts a new generation for a node that will write where
+// its peer does not see it.
+func (n *Node) promotedGeneration(v *volume, alone, raised bool) {
+	switch {
+	case v.disk.bm == nil || v.st.Disk != UpToDate:
+	case raised || (alone && v.gen.Bitmap == 0):
+		if alone && !raised && v.st.PDisk != Outdated {
+			n.log(v, LevelWarn, "promoted without contact with the peer: if it is Primary or has newer data, this is a split brain")
+		}
+		v.gen = v.gen.Rotate(n.newUUID(), true)
+		n.log(v, LevelInfo, "new current UUID %s", v.gen)
+	case alone && v.shared:
+		n.leaveShared(v)
 	}
 }
 
@@ -289,10 +309,10 @@ func (n *Node) runSecondary(c *command) bool {
 		if !n.confirmed() || n.frozen > 0 {
 			return false
 		}
-		c.phase = secondarySave
+		c.phase, c.submitted = secondarySave, n.submitted
 		n.saveForDemotion(c)
 	case secondarySave:
-		if n.clientOps > 0 || !n.confirmed() || n.frozen > 0 {
+		if n.submitted != c.submitted || n.clientOps > 0 || n.settling() || !n.confirmed() || n.frozen > 0 {
 			c.phase = secondaryDrain
 			return true
 		}

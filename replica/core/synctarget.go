@@ -8,6 +8,9 @@ import (
 // receiveSyncUUID starts the target. It is Inconsistent, durably, before the
 // first foreign block or a mirrored write on top of one reaches its disk.
 func (n *Node) receiveSyncUUID(v *volume, uuid uint64) {
+	if v.st.Conn == Connected && (v.st.Disk < Inconsistent || v.st.PDisk < Inconsistent) {
+		return // a disk failed while this was on its way
+	}
 	if v.st.Conn != WFSyncUUID || v.disk.bm == nil {
 		n.protocolError("sync UUID out of turn")
 		return
@@ -127,7 +130,7 @@ func (n *Node) startSyncTarget(o *op) {
 
 func (n *Node) syncReply(v *volume, m *wire.Msg, buf Buf) {
 	o := n.bySeq(m.Seq, opSyncTarget)
-	if o == nil || o.v != v || o.off != m.Off || o.len != m.Len || o.buf != 0 || (buf == 0 && m.Flags&wire.FlagZeroes == 0) {
+	if o == nil || o.v != v || o.off != m.Off || o.len != m.Len || o.held || (buf == 0 && m.Flags&wire.FlagZeroes == 0) {
 		n.release(buf)
 		n.protocolError("resync reply that nobody asked for")
 		return

@@ -220,10 +220,13 @@ func Check(old, wanted State, r Rules) (State, StateErr) {
 	return next, ValidateHard(old, next)
 }
 
-// missingDisk refuses a sync or verify for which there is no disk. Sanitize
-// would quietly turn the request into nothing.
+// missingDisk refuses what Sanitize would quietly turn into something else: a
+// sync or verify for which there is no disk, and outdating a disk that is
+// worse than that already.
 func missingDisk(old, wanted State) StateErr {
 	switch {
+	case wanted.Disk == Outdated && old.Disk < Outdated:
+		return ErrLowerThanOutdated // while connected, Sanitize would raise it
 	case wanted.Conn <= Connected || wanted.Conn == old.Conn:
 		return Success
 	case wanted.Disk <= Failed:

@@ -10,6 +10,10 @@ type client struct {
 	inFlight int
 }
 
+// busyRequests is how many requests of a run are made in haste; after them
+// the clients slow down, so that runs with many accidents do not get long.
+const busyRequests = 400
+
 // request is a client's request that is not answered.
 type request struct {
 	kind         core.EventKind
@@ -48,6 +52,9 @@ func (n *node) clientTurn(i int) {
 		return
 	}
 	pause := w.opt.Think
+	if w.count.Requests > busyRequests {
+		pause = max(pause, 30*millisecond)
+	}
 	c := &n.clients[i]
 	if n.vols[c.vol].st.Role != core.Primary || n.stopping {
 		pause += 2 * millisecond
@@ -150,6 +157,9 @@ func (n *node) issue(r *request) {
 			}
 		}
 	}
+	if r.kind == core.EvRead {
+		w.oracle.reading(int64(r.issued))
+	}
 	v := n.vols[r.vol]
 	if r.kind == core.EvRead && v.gate && !n.writing(r) {
 		r.fast = true
@@ -222,6 +232,9 @@ func (n *node) answer(id core.Buf, result core.IOResult, data []content) {
 		n.clients[r.client].inFlight--
 	}
 	n.w.answered(n, r, result, data)
+	if r.kind == core.EvRead {
+		n.w.oracle.readDone(int64(r.issued))
+	}
 	if r.answer != nil {
 		r.answer(result, data)
 	}

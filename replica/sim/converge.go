@@ -207,7 +207,6 @@ func (w *World) recreate(n *node) {
 		w.oracle.replaced(w.stamp(), n.id, v.id, v.disk.cache)
 		n.attach(v.id)
 	}
-	w.reached.hit(markRecreated)
 }
 
 // finalCheck demands what the end must look like (P11, P25).

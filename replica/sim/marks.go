@@ -21,7 +21,6 @@ const (
 	markSplitBrain
 	markManual
 	markForced
-	markRecreated
 	markFailover
 	markRemoteRead
 	markDiskError
@@ -39,7 +38,7 @@ const (
 var markNames = [markEnd]string{
 	"crash of a sync source", "crash of a sync target", "both nodes down at once", "crash of a Primary with writes in flight",
 	"link lost while a barrier is unanswered", "activity log full while writes wait", "split brain",
-	"split brain resolved by hand", "promotion by force", "metadata made anew", "promotion while the peer is down",
+	"split brain resolved by hand", "promotion by force", "promotion while the peer is down",
 	"read served by the peer", "disk error", "Primary without a disk", "flush on both disks", "request refused",
 	"promotion refused", "session up although dialling was stopped", "Primary that is a sync target",
 	"writes during a resync", "nodes apart and compared",

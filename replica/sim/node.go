@@ -50,9 +50,10 @@ type volume struct {
 	gateOp   core.Op
 	readers  int // fast reads running
 	opens    int
-	virgin   bool // a new disk: not good before a resync, or force
-	forced   bool // its disk was just declared good
-	tainted  bool // crashed since it was last known whole
+	virgin   bool   // a new disk: not good before a resync, or force
+	syncLife uint32 // the source's process when this node became a target
+	forced   bool   // its disk was just declared good
+	tainted  bool   // crashed since it was last known whole
 }
 
 // action is a disk or metadata action in flight.
@@ -249,7 +250,7 @@ func (n *node) setTick() {
 	at = max(at-n.base, n.w.now)
 	if n.tickAt == 0 || at < n.tickAt {
 		n.tickAt = at
-		n.w.clock.add(timer{at: at, what: atTick, node: int8(n.id), life: n.life})
+		n.w.clock.add(timer{at: at, what: atTick, node: int8(n.id), life: n.life, arg: uint64(at)})
 	}
 }
 

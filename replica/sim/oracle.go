@@ -35,7 +35,11 @@ type oracle struct {
 	inFlight []uint32
 	vols     []*volumeOracle
 	tokens   int
+	reads    []int64 // when the reads in flight were issued
 }
+
+// candsMax is how many candidates of a sector are kept before old ones are swept.
+const candsMax = 8
 
 type write struct {
 	vol          int
@@ -101,12 +105,32 @@ func (o *oracle) issue(now int64, node, vol int, first, count uint32, zero bool)
 		c := o.written(id, s)
 		v.history[node][first+s] = append(v.history[node][first+s], id)
 		for _, r := range []*register{v.logical[node], v.image[0], v.image[1]} {
-			if r != nil {
-				r.submit(first+s, c)
+			if r == nil {
+				continue
+			}
+			r.submit(first+s, c)
+			if len(r.cands[first+s]) > candsMax {
+				r.compact(first+s, o.oldestRead(now))
 			}
 		}
 	}
 	return id
+}
+
+// reading and readDone keep book of the reads in flight.
+func (o *oracle) reading(issued int64) { o.reads = append(o.reads, issued) }
+
+func (o *oracle) readDone(issued int64) {
+	if i := slices.Index(o.reads, issued); i >= 0 {
+		o.reads = slices.Delete(o.reads, i, i+1)
+	}
+}
+
+func (o *oracle) oldestRead(now int64) int64 {
+	for _, issued := range o.reads {
+		now = min(now, issued)
+	}
+	return now
 }
 
 // written is what write id leaves in its sector number place.
@@ -318,13 +342,19 @@ func (o *oracle) crashed(now int64, node int, whole []bool, images [][]content) 
 	}
 }
 
+// settleFor takes a disk as it is: the source of its resync died, so what it
+// had is only known by what arrived.
+func (o *oracle) settleFor(now int64, node, vol int, image []content) {
+	o.vols[vol].image[node].rebase(image, now)
+}
+
 // reverted notes a power cut of the only good disk that a living Primary
 // serves from: what was not flushed may be gone for its clients.
 func (o *oracle) reverted(now int64, primary, vol int, image []content) {
 	r := o.vols[vol].logical[primary]
 	for s, c := range image {
-		if r != nil && s < len(r.base) && !r.allows(uint32(s), c, now) {
-			r.touch(uint32(s), c, now)
+		if r != nil && s < len(r.base) {
+			r.restore(uint32(s), c, now)
 		}
 	}
 }

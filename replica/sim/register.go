@@ -44,7 +44,11 @@ func (r *register) copyFrom(o *register) {
 	r.cands = make(map[uint32][]cand, len(o.cands))
 	copy(r.base, o.base) // disks may differ in size; the common part counts
 	for s, list := range o.cands {
-		r.cands[s] = slices.Clone(list)
+		list = slices.Clone(list)
+		for i := range list {
+			list[i].real = true // mirrored writes went to both
+		}
+		r.cands[s] = list
 	}
 	for s, list := range kept {
 		for _, c := range list {
@@ -83,6 +87,12 @@ func (r *register) submit(s uint32, c content) {
 		x.gone, x.done, x.real = 0, never, false
 	}
 	x.pending++
+}
+
+// compact forgets what stopped being acceptable before any read that is
+// still running began.
+func (r *register) compact(s uint32, oldestRead int64) {
+	r.cands[s] = slices.DeleteFunc(r.cands[s], func(x cand) bool { return x.gone > 0 && x.gone < oldestRead })
 }
 
 // settle notes that a write of c, issued at that time, completed.
@@ -129,6 +139,15 @@ func (r *register) touch(s uint32, c content, done int64) {
 			x.done = never
 		}
 	}
+}
+
+// restore makes c acceptable as if it had just been written.
+func (r *register) restore(s uint32, c content, now int64) {
+	if _, ok := r.cands[s]; !ok && r.base[s] == c {
+		return
+	}
+	x := r.find(s, c)
+	x.gone, x.done, x.real = 0, now, true
 }
 
 // allows reports whether c is acceptable, or was at since or later.

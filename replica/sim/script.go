@@ -288,16 +288,21 @@ func (o *oracle) firstWrite() uint32 {
 	return uint32(len(o.writes))
 }
 
-// settle runs until nothing moves, at most a minute.
+// settle runs until nothing moves, at most ten minutes.
 func (w *World) settle() {
-	limit := w.now + 60*second
+	limit := w.now + 600*second
 	for w.now < limit && w.failure == nil {
-		before := w.summary()
+		before := w.progress()
 		w.run(w.now+2*second, nil)
-		if w.quiet() && before == w.summary() {
+		if w.quiet() && before == w.progress() {
 			return
 		}
 	}
+}
+
+// progress is a text that changes as long as something moves.
+func (w *World) progress() string {
+	return w.nodes[0].status() + w.nodes[1].status() + w.summary()
 }
 
 // status is a node's line as a script shows it.

@@ -3,6 +3,7 @@ package sim
 import (
 	"slices"
 
+	"replicad/bitmap"
 	"replicad/replica/core"
 	"replicad/wire"
 )
@@ -203,6 +204,9 @@ func (n *node) checkTransaction(v *volume, a *core.Action) {
 		n.w.fail("contract", "node %s volume %d: activity-log transaction %d, expected %d", n.name(), v.id, a.Tx.Number, v.meta.number)
 	}
 	for _, u := range a.Tx.Updates {
+		if int(u.Slot) < len(v.meta.slots) && v.meta.slots[u.Slot] != bitmap.NoExtent && n.bufs.requests() > 1 {
+			n.w.reached.hit(markEviction)
+		}
 		if int(u.Slot) >= len(v.meta.slots) {
 			n.w.fail("contract", "node %s volume %d: activity-log slot %d", n.name(), v.id, u.Slot)
 		}

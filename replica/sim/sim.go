@@ -153,7 +153,7 @@ func (w *World) fire(t *timer) {
 func (w *World) dispatch(t *timer) {
 	switch t.what {
 	case atTick:
-		w.nodes[t.node].tick(t.at)
+		w.nodes[t.node].tick(core.Time(t.arg))
 	case atDiskEffect:
 		w.nodes[t.node].diskEffect(core.Op(t.arg))
 	case atDiskDone:

@@ -115,3 +115,16 @@ func TestSameSeedSameRun(t *testing.T) {
 		}
 	}
 }
+
+// TestSurvey lists every failing seed of a range, for whoever hunts bugs.
+func TestSurvey(t *testing.T) {
+	if *seedsFlag == 200 && *firstFlag == 1 {
+		t.Skip("give -first and -seeds")
+	}
+	start := time.Now()
+	total, _, failed := runSeeds(*firstFlag, *seedsFlag, *seedsFlag)
+	for _, f := range failed {
+		t.Error(f)
+	}
+	t.Logf("%s in %.1f s, %d failures", summarise(*seedsFlag, &total), time.Since(start).Seconds(), len(failed))
+}

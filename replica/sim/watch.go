@@ -41,6 +41,7 @@ func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 		w.onePrimary(n, v)
 	}
 	if targeting(now.Conn) && !targeting(old.Conn) {
+		v.syncLife = n.peer().life
 		w.oracle.resyncStarts(v.id, 1-n.id, n.id)
 	}
 	if p := n.peer().vols[v.id]; now.Role == core.Primary && old.Disk == core.UpToDate && now.Disk < core.UpToDate && p.tainted {
@@ -65,6 +66,9 @@ func (w *World) resyncEnded(n *node, v *volume, old, now core.State) {
 	case old.Conn == core.SyncTarget && now.Disk == core.UpToDate:
 		v.virgin, v.tainted = false, n.peer().vols[v.id].tainted
 		w.oracle.resyncEnds(w.stamp(), v.id, 1-n.id, n.id)
+		if p := n.peer(); !p.up || p.life != v.syncLife {
+			w.oracle.settleFor(w.stamp(), n.id, v.id, v.disk.cache)
+		}
 	case sourcing(old.Conn) && now.PDisk == core.UpToDate:
 		n.peer().vols[v.id].tainted = v.tainted
 		w.oracle.resyncEnds(w.stamp(), v.id, n.id, 1-n.id)
