@@ -37,3 +37,29 @@ func (r *LocalResource) CheckAuthentication() error {
 		Secret: rand.Text(),
 	}
 }
+
+// UnbuiltError says that a statement asks for protection or behaviour that
+// this version does not have, and that running without it would break a
+// promise silently.
+type UnbuiltError struct {
+	Resource string
+	Pos      Pos
+	What     string // the statement
+	Why      string
+}
+
+func (e *UnbuiltError) Error() string {
+	return fmt.Sprintf("%s: in resource %s: not built yet: %s: %s", e.Pos, e.Resource, e.What, e.Why)
+}
+
+// CheckBuilt returns an *UnbuiltError when the resource asks for something
+// that must not be ignored. The daemon must not start it then.
+func (r *LocalResource) CheckBuilt() error {
+	switch {
+	case r.Net.TLS:
+		return &UnbuiltError{r.Name, r.netPos, "tls yes", "the link would carry the data in the clear"}
+	case r.Net.AllowTwoPrimaries:
+		return &UnbuiltError{r.Name, r.netPos, "allow-two-primaries", "writes of two Primaries to one block would have no common order"}
+	}
+	return nil
+}

@@ -33,7 +33,10 @@ func chef(t *testing.T) *Config {
 func TestChef(t *testing.T) {
 	c := chef(t)
 	if got, want := warnings(c), "/etc/drbd.conf:2: 'usage-count' has no meaning in replicad and is ignored.\n"+
-		"/etc/drbd.conf:11: cram-hmac-alg sha1: replicad always authenticates with HMAC-SHA-256."; got != want {
+		"/etc/drbd.conf:11: cram-hmac-alg sha1: replicad always authenticates with HMAC-SHA-256.\n"+
+		"/etc/drbd.conf:15: 'after-sb-0pri' is accepted, but not built yet: it works as disconnect.\n"+
+		"/etc/drbd.conf:16: 'after-sb-1pri' is accepted, but not built yet: it works as disconnect.\n"+
+		"/etc/drbd.conf:17: 'after-sb-2pri' is accepted, but not built yet: it works as disconnect."; got != want {
 		t.Errorf("warnings:\n%s\nwant:\n%s", got, want)
 	}
 	list, err := c.Resolve(Self{Node: "backend2.example.com", RunDir: "/run/replicad"})

@@ -157,6 +157,16 @@ func (p *parser) checkText(o *option, tok token) bool {
 	return true
 }
 
+// unbuilt names the options whose other values this version takes without
+// honouring them, with the value by which it goes. (Where that would break a
+// promise silently, CheckBuilt refuses instead.)
+var unbuilt = map[string]string{
+	"after-sb-0pri": "disconnect", "after-sb-1pri": "disconnect", "after-sb-2pri": "disconnect",
+	"fencing": "dont-care", "on-no-data-accessible": "io-error", "on-io-error": "detach", "on-congestion": "block",
+	"read-balancing": "prefer-local", "resync-after": "none", "disk-timeout": "0",
+	"disk-flushes": "yes", "md-flushes": "yes", "data-integrity-alg": "none", "csums-alg": "none",
+}
+
 // optionWarning returns the remark an accepted setting earns, or "".
 func optionWarning(section string, o *option, value string) string {
 	switch {
@@ -164,6 +174,8 @@ func optionWarning(section string, o *option, value string) string {
 		return fmt.Sprintf("'%s' in section %s has no meaning in replicad and is ignored.", o.name, section)
 	case o.name == "cram-hmac-alg" && value != "" && value != "sha256":
 		return fmt.Sprintf("cram-hmac-alg %s: replicad always authenticates with HMAC-SHA-256.", value)
+	case unbuilt[o.name] != "" && value != unbuilt[o.name]:
+		return fmt.Sprintf("'%s' is accepted, but not built yet: it works as %s.", o.name, unbuilt[o.name])
 	default:
 		return ""
 	}

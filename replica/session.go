@@ -16,10 +16,9 @@ const (
 	// parkedReadsMax is how many reads on the peer's behalf may wait for
 	// buffers before we stop listening to it.
 	parkedReadsMax = 4096
-	// peerOpsMax is how many operations for the peer may be under way before we
-	// stop listening to it: under protocol A nothing else bounds trims, which need
-	// no buffer. It is looked at every peerOpsCheck messages.
-	peerOpsMax   = 8192
+	// peerOpsCheck is how many messages pass between two looks at whether the
+	// core has more of them than is good. Under protocol A nothing else bounds
+	// trims, which need no buffer.
 	peerOpsCheck = 1024
 	// eventsMax bounds the messages that a reader brings to the core at once.
 	eventsMax = 256
@@ -86,11 +85,11 @@ func (s *session) alloc(n int) []byte {
 	return bufs.slot(s.payload).data
 }
 
-// awaitPeerOps waits while too many operations for the peer are under way.
+// awaitPeerOps waits while too many of the peer's messages wait in the core.
 func (s *session) awaitPeerOps() {
 	l := s.line
 	l.r.mu.Lock()
-	if l.r.peerOps() <= peerOpsMax {
+	if !l.r.core.Congested() {
 		l.r.mu.Unlock()
 		return
 	}
@@ -103,19 +102,9 @@ func (s *session) awaitPeerOps() {
 	}
 }
 
-// peerOps returns how many operations for the peer are under way. Called with
-// the lock held.
-func (r *Resource) peerOps() (n int) {
-	s := r.core.Status()
-	for i := range s.Volumes {
-		n += s.Volumes[i].Counters.Unacked
-	}
-	return n
-}
-
 // checkPeerRoom lets the data reader go on. Called with the lock held.
 func (l *line) checkPeerRoom() {
-	if l.peerRoom != nil && l.r.peerOps() <= peerOpsMax {
+	if l.peerRoom != nil && !l.r.core.Congested() {
 		close(l.peerRoom)
 		l.peerRoom = nil
 	}

@@ -89,7 +89,7 @@ func TestEveryPromisedVerb(t *testing.T) {
 		get-gi events2 disk-options net-options create-md wipe-md dump-md apply-al set-gi dump dump-xml check sh-dev sh-minor sh-resources
 		sh-ll-dev sh-md-dev sh-md-idx sh-ip sh-status version help completion explain demo doctor election handover`
 	all := append(verbs(), notBuilt...)
-	for _, verb := range strings.Fields(promised) {
+	for verb := range strings.FieldsSeq(promised) {
 		if !slices.Contains(all, verb) {
 			t.Errorf("%s is missing", verb)
 		}

@@ -79,6 +79,9 @@ func checkAuthentication(locals []*config.LocalResource) error {
 		if err := lr.CheckAuthentication(); err != nil {
 			lines = append(lines, strings.Split(err.Error(), "\n")...)
 		}
+		if err := lr.CheckBuilt(); err != nil {
+			lines = append(lines, err.Error())
+		}
 	}
 	if len(lines) == 0 {
 		return nil

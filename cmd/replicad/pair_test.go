@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -93,12 +94,8 @@ resource r0 {
 // write makes the configuration and the disks. vars replaces the words in
 // capitals; SIZE is that of the disks.
 func (p *pair) write(vars map[string]string) error {
-	for name, value := range map[string]string{"PROTOCOL": "C", "NET": "", "RATE": "200M", "SIZE": "32", "ADDR1": p.ports[0], "ADDR2": p.ports[1]} {
-		p.vars[name] = value
-	}
-	for name, value := range vars {
-		p.vars[name] = value
-	}
+	maps.Copy(p.vars, map[string]string{"PROTOCOL": "C", "NET": "", "RATE": "200M", "SIZE": "32", "ADDR1": p.ports[0], "ADDR2": p.ports[1]})
+	maps.Copy(p.vars, vars)
 	var size int64
 	if _, err := fmt.Sscan(p.vars["SIZE"], &size); err != nil {
 		return err

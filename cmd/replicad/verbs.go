@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -182,9 +183,7 @@ func isNoDaemon(err error) bool {
 
 func withVolume(o url.Values, t target) url.Values {
 	out := url.Values{}
-	for name, values := range o {
-		out[name] = values
-	}
+	maps.Copy(out, o)
 	if t.volume >= 0 {
 		out.Set("volume", strconv.Itoa(t.volume))
 	}

@@ -126,7 +126,7 @@ func (d *Daemon) configure(forAll bool) ([]*config.LocalResource, error) {
 		if err := lr.CheckAuthentication(); err != nil {
 			return nil, err
 		}
-		if err := checkBuilt(lr); err != nil {
+		if err := lr.CheckBuilt(); err != nil {
 			return nil, err
 		}
 	}

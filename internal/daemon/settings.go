@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -10,15 +9,6 @@ import (
 	"replicad/replica"
 	"replicad/replica/core"
 )
-
-// checkBuilt refuses what is configured and does not exist yet, where going on
-// without would be worse than not to start.
-func checkBuilt(lr *config.LocalResource) error {
-	if lr.Net.TLS {
-		return config.Errors{{Pos: lr.Pos, Msg: fmt.Sprintf("resource %s: net { tls yes; } is not built yet, and the link must not run in the clear when told otherwise", lr.Name)}}
-	}
-	return nil
-}
 
 // settings turns the configuration of a resource into what package replica
 // takes. Revoke and the logger are the caller's.

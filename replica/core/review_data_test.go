@@ -3,6 +3,7 @@ package core
 import (
 	"testing"
 
+	"replicad/bitmap"
 	"replicad/wire"
 )
 
@@ -204,5 +205,54 @@ func TestReviewOutdateNeverRaises(t *testing.T) {
 	r.do(Event{Kind: EvCommand, Cmd: &Command{ID: 7, Kind: CmdOutdate}})
 	if got := r.n.vols[0].st.Disk; got > Failed {
 		t.Errorf("outdate made a failed disk %v", got)
+	}
+}
+
+// A promotion that the peer agreed to is looked at again when the link dies
+// before it is carried out: this node's own disk may be no good.
+func TestReviewConsentedPromotionAfterLinkLoss(t *testing.T) {
+	r := resyncing(t, 'C', wire.UUIDs{Current: 0xBBBB000000000000, Bitmap: rigGen}, Generation{Current: rigGen})
+	r.expect("cs:SyncTarget ro:Secondary/Secondary ds:Inconsistent/UpToDate")
+	r.hold[ActDiskWrite] = true
+	r.peer(data(1<<16|1, 100, wantAck)) // must be on disk first
+	r.do(Event{Kind: EvCommand, Cmd: &Command{ID: 7, Kind: CmdPrimary}})
+	id := r.lastSent(wire.KindStateReq).Body.(*wire.StateReq).ID
+	r.peer(wire.Msg{Kind: wire.KindStateReply, Seq: id, Arg: uint64(Success)})
+	r.do(Event{Kind: EvLinkDown, Session: r.session, Reason: DropPing})
+	r.release(IOOK)
+	if got := r.n.vols[0].st; got.Role == Primary {
+		t.Errorf("alone, Inconsistent and Primary: %s (answer %v)", got, r.cmds[7])
+	}
+}
+
+// A source that now serves the target's node alone leaves the generation that
+// the target's disk may have reached.
+func TestReviewServingAfterTheEndOfAResync(t *testing.T) {
+	r := newRig(t, 'C', 1)
+	s := goodSuper()
+	s.Gen = Generation{Current: rigGen, Bitmap: 0xBBBB000000000000}
+	r.attach(0, s)
+	r.n.vols[0].disk.bm.SetRange(3, 1)
+	r.connect(rigSize, wire.UUIDs{Current: 0xBBBB000000000000}, peerState(Primary, Inconsistent))
+	r.peer(wire.Msg{Kind: wire.KindBitmapEnd})
+	r.peer(wire.Msg{Kind: wire.KindResyncRequest, Seq: 1 << 16, Off: 3 * 4096, Len: 4096})
+	reply := r.lastSent(wire.KindResyncReply)
+	r.peer(wire.Msg{Kind: wire.KindResyncWriteAck, Seq: reply.Arg, Off: reply.Off, Len: reply.Len})
+	// The target became UpToDate; before its ack is here, its disk fails.
+	r.peer(wire.Msg{Kind: wire.KindState, Body: &wire.State{Role: uint8(Primary), Conn: uint8(Connected), Disk: uint8(Failed)}})
+	r.expect("cs:Connected ro:Secondary/Primary ds:UpToDate/Failed")
+	if masked(r.super[0].Gen.Current) == rigGen {
+		t.Errorf("serves a diskless Primary in the generation that its disk has too: %s", r.super[0].Gen)
+	}
+}
+
+// A diskless Primary does not shrink under its clients.
+func TestReviewAttachOfASmallerDisk(t *testing.T) {
+	r := served(t)
+	s := goodSuper()
+	s.Size = rigSize / 2
+	r.do(Event{Kind: EvAttach, Attach: &Attachment{Super: s, Disk: rigSize / 2, ALSlots: 67, Cmd: 7, Bitmap: bitmap.New(rigSize / 2 / 4096)}})
+	if r.cmds[7] == Success || r.n.vols[0].size != rigSize {
+		t.Errorf("attach: %v, the volume has %d bytes now, clients were promised %d", r.cmds[7], r.n.vols[0].size, uint64(rigSize))
 	}
 }
