@@ -46,6 +46,8 @@ type VolumeConfig struct {
 	MetaPath string // external metadata only
 	MetaSlot int    // MetaIndexed only
 	Size     uint64 // configured limit in bytes, 0 = none
+
+	ALExtents int // slots of the activity log, 0 = DRBD 8.4's default of 1237
 }
 
 // MetaKind is the place of a volume's metadata (DRBD 8.4 meta-disk).

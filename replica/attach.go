@@ -34,7 +34,7 @@ func (r *Resource) Attach(ctx context.Context, vol uint16) (AttachResult, error)
 	if err != nil {
 		return AttachResult{}, err
 	}
-	attachment, err := k.attachment(cfg.Size)
+	attachment, err := k.attachment(cfg)
 	if err != nil {
 		return AttachResult{}, errors.Join(err, k.close())
 	}
@@ -161,10 +161,10 @@ func blockSize(d disk.Device) int {
 }
 
 // attachment reads what the core has to know, and marks the metadata in use.
-func (k *backing) attachment(limit uint64) (*core.Attachment, error) {
+func (k *backing) attachment(cfg VolumeConfig) (*core.Attachment, error) {
 	super := k.store.Super()
 	a := &core.Attachment{
-		Super: coreSuper(&super), Disk: uint64(k.store.Usable().Bytes()), User: limit, ALSlots: int(super.ALExtents),
+		Super: coreSuper(&super), Disk: uint64(k.store.Usable().Bytes()), User: cfg.Size, ALSlots: k.logSlots(cfg.ALExtents),
 	}
 	if a.Super.Size > 0 {
 		a.Bitmap = bitmap.New((a.Super.Size + bitmap.BlockSize - 1) / bitmap.BlockSize)
@@ -177,6 +177,19 @@ func (k *backing) attachment(limit uint64) (*core.Attachment, error) {
 	}
 	k.slots = a.ALSlots
 	return a, nil
+}
+
+// alExtentsDefault is the number of hot extents unless al-extents says otherwise: 4.8 GiB.
+const alExtentsDefault = 1237
+
+// logSlots is the size of the activity log: as configured, as far as the ring
+// can hold it. What the superblock says does not count (DRBD 8.4): create-md
+// writes a placeholder.
+func (k *backing) logSlots(configured int) int {
+	if configured == 0 {
+		configured = alExtentsDefault
+	}
+	return min(configured, k.store.Layout().Geometry.ExtentsMax())
 }
 
 // openFailure turns an error of opening into DRBD's codes.

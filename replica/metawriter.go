@@ -94,6 +94,7 @@ func (k *backing) writeSuper(s *core.Super) error {
 	next.Flags = meta.Flags(s.Flags)
 	next.LaSize = meta.Sectors(s.Size / sectorSize)
 	next.PeerMaxBio = s.PeerMaxIO
+	next.ALExtents = uint32(k.slots)
 	return k.store.WriteSuper(&next)
 }
 

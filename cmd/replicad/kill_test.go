@@ -38,6 +38,7 @@ type writer struct {
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	err    error
+	failed chan struct{} // closed with the first error
 }
 
 const writerTasks = 8
@@ -56,19 +57,26 @@ func newLedger(t *testing.T, c *nbd.Client, blocks int64) *ledger.Ledger {
 }
 
 func startWriter(c *nbd.Client, led *ledger.Ledger, blocks int64, seed uint64) *writer {
-	w := &writer{c: c, led: led, blocks: blocks}
+	w := &writer{c: c, led: led, blocks: blocks, failed: make(chan struct{})}
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
 	for task := range int64(writerTasks) {
 		w.wg.Go(func() {
 			if err := w.write(ctx, task, rand.New(rand.NewPCG(seed, uint64(task)))); err != nil {
-				w.mu.Lock()
-				w.err = err
-				w.mu.Unlock()
+				w.fail(err)
 			}
 		})
 	}
 	return w
+}
+
+func (w *writer) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = err
+		close(w.failed)
+	}
 }
 
 func (w *writer) write(ctx context.Context, task int64, r *rand.Rand) error {
@@ -90,6 +98,17 @@ func (w *writer) write(ctx context.Context, task int64, r *rand.Rand) error {
 		}
 	}
 	return nil
+}
+
+// awaitFailure waits until the writer has noticed that its server is gone.
+func (w *writer) awaitFailure(t *testing.T) {
+	t.Helper()
+	select {
+	case <-w.failed:
+	case <-time.After(daemonPatience):
+		t.Fatal("the client does not notice that its server is gone")
+	}
+	_ = w.stop()
 }
 
 // stop ends the writer and returns why it had ended before, if it had.
@@ -217,9 +236,7 @@ func (k *killTest) killPrimary(w *writer, cutFirst bool) {
 	}
 	k.primary.kill()
 	k.cable.SetCut(true)
-	if err := w.stop(); err == nil {
-		k.t.Fatal("the clients did not notice")
-	}
+	w.awaitFailure(k.t)
 	k.primary.client.Abort()
 	k.promote(k.other)
 	k.check(k.other.dial(), k.protocol == "A")
@@ -268,9 +285,7 @@ func (k *killTest) killBoth(w *writer) {
 	k.t.Helper()
 	k.primary.kill()
 	k.other.kill()
-	if err := w.stop(); err == nil {
-		k.t.Fatal("the clients did not notice")
-	}
+	w.awaitFailure(k.t)
 	k.primary.client.Abort()
 	k.start(k.other)
 	k.start(k.primary)

@@ -26,7 +26,7 @@ func TestScript(t *testing.T) {
 			"pair": scriptPair, "be1": onNode("be1"), "be2": onNode("be2"),
 			"start": scriptStart, "halt": scriptStop, "kill9": scriptKill, "hangup": scriptHangUp,
 			"await": scriptAwait, "hold": scriptHold, "release": scriptRelease, "shut": scriptShut, "exits": scriptExits,
-			"sameas": scriptSameAs, "append": scriptAppend, "subst": scriptSubst, "ext4": scriptExt4,
+			"put": scriptPut, "has": scriptHas, "sameas": scriptSameAs, "append": scriptAppend, "subst": scriptSubst, "ext4": scriptExt4,
 		},
 		RequireExplicitExec: true,
 		UpdateScripts:       os.Getenv("REPLICAD_UPDATE_SCRIPTS") != "",

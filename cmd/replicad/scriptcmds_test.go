@@ -203,3 +203,35 @@ func scriptSubst(ts *testscript.TestScript, _ bool, args []string) {
 func scriptExt4(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(ts.Exec(scriptTool(ts, "mkfs.ext4"), "-q", "-F", filepath.Clean(ts.MkAbs(args[0]))))
 }
+
+// put NODE OFFSET TEXT writes a block that begins with a text through the
+// node's device, and flushes.
+func scriptPut(ts *testscript.TestScript, _ bool, args []string) {
+	off, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	c, err := nodeOf(ts, args[0]).open()
+	ts.Check(err)
+	block := make([]byte, 4096)
+	copy(block, args[2])
+	_, err = c.WriteAt(block, off)
+	ts.Check(err)
+	ts.Check(c.Flush())
+	ts.Check(c.Close())
+	awaitNoClient(pairOf(ts).t, nodeOf(ts, args[0]))
+}
+
+// has NODE OFFSET TEXT makes sure that the block of the node's disk at the
+// offset begins with a text.
+func scriptHas(ts *testscript.TestScript, _ bool, args []string) {
+	off, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	f, err := os.Open(nodeOf(ts, args[0]).file("img"))
+	ts.Check(err)
+	defer func() { _ = f.Close() }()
+	got := make([]byte, len(args[2]))
+	_, err = f.ReadAt(got, off)
+	ts.Check(err)
+	if string(got) != args[2] {
+		ts.Fatalf("%s has %q at %d, not %q", args[0], got, off, args[2])
+	}
+}

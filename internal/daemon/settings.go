@@ -69,7 +69,7 @@ func fencingPolicy(word string) core.Fencing {
 func volumeSettings(v *config.LocalVolume) replica.VolumeConfig {
 	c := replica.VolumeConfig{
 		Vol: uint16(v.Number), Minor: v.Minor, Device: v.Device, Disk: v.Disk,
-		MetaPath: v.MetaDisk.Path, MetaSlot: v.MetaDisk.Index, Size: uint64(v.Options.Size),
+		MetaPath: v.MetaDisk.Path, MetaSlot: v.MetaDisk.Index, Size: uint64(v.Options.Size), ALExtents: v.Options.ALExtents,
 	}
 	switch v.MetaDisk.Kind {
 	case config.MetaFlexibleExternal:

@@ -56,6 +56,7 @@ type load struct {
 	mu      sync.Mutex
 	flushed int // steps of the file system whose flush completed
 	err     error
+	failed  chan struct{} // closed with the first error
 	wg      sync.WaitGroup
 	cancel  context.CancelFunc
 }
@@ -63,6 +64,7 @@ type load struct {
 // start begins to write.
 func (l *load) start(ctx context.Context) {
 	ctx, l.cancel = context.WithCancel(ctx)
+	l.failed = make(chan struct{})
 	if l.fs != nil {
 		l.wg.Go(func() { l.note(l.growFiles(ctx)) })
 	}
@@ -74,8 +76,9 @@ func (l *load) start(ctx context.Context) {
 func (l *load) note(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err == nil {
+	if l.err == nil && err != nil {
 		l.err = err
+		close(l.failed)
 	}
 }
 

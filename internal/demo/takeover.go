@@ -50,9 +50,12 @@ func (s *stage) killMidWrite(n *node, seed uint64) error {
 	// takes the process apart.
 	s.cable.SetCut(true)
 	n.kill()
-	if err := s.load.stop(); err == nil {
+	select {
+	case <-s.load.failed:
+	case <-time.After(5 * time.Second):
 		return errors.New("the load did not notice that the Primary was killed")
 	}
+	_ = s.load.stop() // fails, as it should
 	s.client.Abort()
 	s.client = nil
 	return s.ctx.Err()

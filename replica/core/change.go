@@ -158,6 +158,9 @@ func lostContact(was, is Disk) bool {
 // generation before its id is durable.
 func (n *Node) lostPeerData(v *volume) {
 	serving := v.st.Role == Secondary && v.st.Peer == Primary && v.st.PDisk <= Failed && n.connected()
+	if serving && v.shared && v.st.Disk == UpToDate {
+		n.leaveShared(v)
+	}
 	rotate := v.st.Disk == UpToDate && v.gen.Bitmap == 0 && (v.st.Role == Primary || serving)
 	if rotate && !mutant(MutNoRotation) {
 		v.gen = v.gen.Rotate(n.newUUID(), v.st.Role == Primary)

@@ -439,8 +439,8 @@ func (net *network) deliver(w *World, arg uint64) {
 		q.moving = true
 		w.clock.add(timer{at: r.frozenUntil, what: atDeliver, node: nobody, arg: arg})
 		return
-	case len(q.wire[0].data) > 0 && r.bufs.payloads() >= w.opt.Window:
-		return // until a payload is released
+	case c == 0 && (len(q.wire[0].data) > 0 && r.bufs.payloads() >= w.opt.Window || r.core.Congested()):
+		return // until a payload is released, or there is room
 	}
 	f := q.wire[0]
 	q.wire = q.wire[1:]

@@ -234,7 +234,7 @@ func (o *oracle) acknowledged(now int64, node int, id uint32) {
 func (o *oracle) holds(now int64, node, vol int, first, count uint32, cache []content, property, when string) {
 	r := o.vols[vol].image[node]
 	for s := first; s < first+count; s++ {
-		if !r.allows(s, cache[s], now) {
+		if !r.allows(s, cache[s], now+1) { // not what this very event replaced
 			o.fail(property, "%s: node %d volume %d sector %d holds %s; acceptable: %s", when, node, vol, s, o.name(cache[s]), o.names(r.get(s)))
 			return
 		}
