@@ -97,8 +97,8 @@ func (c *command) await() func(ok bool) {
 }
 
 func (n *Node) commandDeadline(d *deadline) {
-	if n.cmd != nil && n.cmd.until != 0 {
-		d.add(n.cmd.until)
+	if c := n.cmd; c != nil && c.until != 0 && !(c.asked && n.link.dropping) {
+		d.add(c.until)
 	}
 }
 

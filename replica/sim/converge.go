@@ -101,11 +101,12 @@ func (w *World) mend() {
 		return
 	}
 	alone := w.nodes[0].standsAlone() || w.nodes[1].standsAlone()
+	w.rounds++
 	switch {
+	case alone && w.rounds > 1 && w.retire():
 	case w.noGoodData():
 		w.mends++
 		w.forceOne()
-	case alone && w.joins > 0 && w.retire():
 	case alone && w.joins > 1:
 		w.resolve()
 	default:

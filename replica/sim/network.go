@@ -440,7 +440,8 @@ func (net *network) deliver(w *World, arg uint64) {
 		w.clock.add(timer{at: r.frozenUntil, what: atDeliver, node: nobody, arg: arg})
 		return
 	case c == 0 && (len(q.wire[0].data) > 0 && r.bufs.payloads() >= w.opt.Window || r.core.Congested()):
-		return // until a payload is released, or there is room
+		r.heldBack = true // until a payload is released, or there is room
+		return
 	}
 	f := q.wire[0]
 	q.wire = q.wire[1:]
@@ -453,8 +454,9 @@ func (net *network) deliver(w *World, arg uint64) {
 	net.move(w, l, sender, c)
 }
 
-// resume lets a node's readers go on after it released a payload.
+// resume lets a node's reader try again to hand over what it held back.
 func (net *network) resume(w *World, r *node) {
+	r.heldBack = false
 	for _, l := range net.links {
 		net.move(w, l, 1-r.id, 0)
 	}

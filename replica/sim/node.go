@@ -32,6 +32,7 @@ type node struct {
 	epochs   incomingEpochs
 	acts     []core.Action
 	plans    []core.Command // commands to give later
+	heldBack bool           // a reader waits for room
 	stopping bool           // the clients are being sent away for a demotion
 	lastErr  core.StateErr  // of the last answered command
 	lastText string
@@ -225,6 +226,9 @@ func (n *node) event(e core.Event) {
 		n.perform(&n.acts[i])
 	}
 	n.setTick()
+	if n.heldBack {
+		w.net.resume(w, n)
+	}
 }
 
 func (n *node) tick(at core.Time) {
@@ -344,7 +348,6 @@ func (n *node) release(id core.Buf) {
 		return
 	}
 	n.bufs.release(id)
-	n.w.net.resume(n.w, n)
 }
 
 // arrived notes a mirrored range without payload, until the core begins it.

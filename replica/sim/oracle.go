@@ -437,10 +437,17 @@ func (o *oracle) resyncWrites(vol, target int) {
 	o.vols[vol].lineage[target].broken = true
 }
 
-// resyncEnds makes the target's disk what the source's is.
-func (o *oracle) resyncEnds(now int64, vol, source, target int) {
+// resyncEnds makes the target's disk what the source's is. Under protocols A
+// and B the source completes writes that the target does not have on its disk
+// yet: then what is there is acceptable too.
+func (o *oracle) resyncEnds(now int64, vol, source, target int, image []content) {
 	v := o.vols[vol]
 	v.image[target].copyFrom(v.image[source])
+	for s := range image {
+		if o.protocol != 'C' && !v.image[target].allows(uint32(s), image[s], now) {
+			v.image[target].restore(uint32(s), image[s], now)
+		}
+	}
 	v.lineage[target] = lineage{tokens: slices.Clone(v.lineage[source].tokens)}
 	v.lineage[source].open = false
 }

@@ -49,7 +49,7 @@ type World struct {
 	nextCmd      uint64
 	exposed      []exposure
 	accidents    int      // left to happen
-	mends, joins int      // what the operator tried in phase two
+	rounds, mends, joins int      // what the operator tried in phase two
 	handlers     []string // configured handlers that ran, for scripts
 	lines        []string // log lines since the script last asked
 }

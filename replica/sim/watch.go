@@ -65,13 +65,14 @@ func (w *World) resyncEnded(n *node, v *volume, old, now core.State) {
 	switch {
 	case old.Conn == core.SyncTarget && now.Disk == core.UpToDate:
 		v.virgin, v.tainted = false, n.peer().vols[v.id].tainted
-		w.oracle.resyncEnds(w.stamp(), v.id, 1-n.id, n.id)
+		w.oracle.resyncEnds(w.stamp(), v.id, 1-n.id, n.id, v.disk.cache)
 		if p := n.peer(); !p.up || p.life != v.syncLife {
 			w.oracle.settleFor(w.stamp(), n.id, v.id, v.disk.cache)
 		}
 	case sourcing(old.Conn) && now.PDisk == core.UpToDate:
-		n.peer().vols[v.id].tainted = v.tainted
-		w.oracle.resyncEnds(w.stamp(), v.id, n.id, 1-n.id)
+		p := n.peer().vols[v.id]
+		p.tainted = v.tainted
+		w.oracle.resyncEnds(w.stamp(), v.id, n.id, 1-n.id, p.disk.cache)
 	}
 }
 
