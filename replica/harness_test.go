@@ -423,7 +423,7 @@ func noLeaks(t testing.TB, f func()) {
 
 // leaked picks the goroutines that run this module's code, except tests.
 func leaked(stacks string) (left []string) {
-	for _, g := range strings.Split(stacks, "\n\n") {
+	for g := range strings.SplitSeq(stacks, "\n\n") {
 		if strings.Contains(g, "replicad/") && !strings.Contains(g, "testing.tRunner") {
 			left = append(left, g)
 		}

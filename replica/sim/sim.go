@@ -42,16 +42,16 @@ type World struct {
 	calm   bool // phase two: no more faults, no new requests
 	script bool // driven by a script: nothing happens by itself
 
-	trace        func(line string)
-	count        Counts
-	failure      *Failure
-	reached      marks
-	nextCmd      uint64
-	exposed      []exposure
-	accidents    int      // left to happen
+	trace                func(line string)
+	count                Counts
+	failure              *Failure
+	reached              marks
+	nextCmd              uint64
+	exposed              []exposure
+	accidents            int      // left to happen
 	rounds, mends, joins int      // what the operator tried in phase two
-	handlers     []string // configured handlers that ran, for scripts
-	lines        []string // log lines since the script last asked
+	handlers             []string // configured handlers that ran, for scripts
+	lines                []string // log lines since the script last asked
 }
 
 // Counts tells how much a run did.
