@@ -17,7 +17,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 SOURCES  = $(shell find . -name '*.go' -not -path './.git/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race lint tidy sim fuzz bench torture install clean
+.PHONY: help build demo test race lint tidy sim kill mutants fuzz bench torture install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ else
 	$(GO) test -count=1 -timeout $(TIMEOUT) -v ./replica/sim -seed=$(SEED)
 endif
 
+kill: ## kill -9 of real daemons under load, REPLICAD_KILL_ROUNDS=10 rounds of each kind
+	REPLICAD_KILL_ROUNDS=$${REPLICAD_KILL_ROUNDS:-10} $(GO) test -count=1 -timeout $(TIMEOUT) -v -run '^TestKill' ./cmd/replicad
+
+mutants: ## planted bugs: the simulator must catch every one
+	$(GO) test -count=1 -timeout $(TIMEOUT) -tags mutants -v -run '^TestMutants' ./replica/sim
+
 fuzz: ## every fuzz target of PKG=./... for TIME=30s
 	@for pkg in $$($(GO) list $(PKG)); do \
 		listed="$$($(GO) test -list '^Fuzz' $$pkg)" || { echo "$$listed"; exit 1; }; \
@@ -62,8 +68,9 @@ fuzz: ## every fuzz target of PKG=./... for TIME=30s
 		done; \
 	done
 
-bench: ## workloads against a running pair; machine-readable results
-	$(GO) run ./bench
+bench: ## speed beside go-nbd, nbdkit and qemu-nbd; table, and rows in bin/bench.csv
+	@mkdir -p bin
+	$(GO) run ./bench -csv bin/bench.csv -md bin/bench.md
 
 torture: ## long runs with real processes and power cuts (HOURS=n)
 	@echo "torture is not built yet: it comes with the trust issue" >&2; exit 2
