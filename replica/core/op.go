@@ -199,9 +199,11 @@ func (n *Node) diskDone(o *op, e *Event) {
 	switch {
 	case e.Result == IOOK:
 		n.countDisk(v, o)
-	case e.Result == IONoSpace && o.kind == opWrite:
-		// The file system below a sparse image is full. The disk itself is
-		// good: the client hears of it, and the block may differ at the peer.
+	case e.Result == IONoSpace && o.kind == opWrite && !(n.connected() && v.st.PDisk == UpToDate):
+		// The file system below a sparse image is full, and no other disk can
+		// serve: better to tell the client than to give up the only disk. With
+		// a good peer the disk is dropped like any that fails, and the client
+		// notices nothing.
 		o.noSpace = true
 		n.setBits(v, o.first, o.last)
 	default:

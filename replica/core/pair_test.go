@@ -35,6 +35,7 @@ type testNode struct {
 	super   *Super
 	sent    map[wire.Kind]int
 	nextBuf Buf
+	noSpace bool // local writes find the disk full
 }
 
 func newPair(t *testing.T, protocol byte) *pair {
@@ -104,7 +105,11 @@ func (x *testNode) perform(a Action, peer *testNode) {
 		x.push(Event{Kind: EvDiskDone, Op: a.Op, Buf: x.nextBuf})
 	case ActDiskWrite, ActDiskTrim, ActDiskZero:
 		x.writes++
-		x.push(Event{Kind: EvDiskDone, Op: a.Op})
+		r := IOOK
+		if x.noSpace {
+			r = IONoSpace
+		}
+		x.push(Event{Kind: EvDiskDone, Op: a.Op, Result: r})
 	case ActDiskFlush:
 		x.flushes++
 		x.push(Event{Kind: EvDiskDone, Op: a.Op})

@@ -208,8 +208,9 @@ func (o *oracle) read(now, issued int64, node, vol int, first uint32, data []con
 
 // --- disks
 
-// mirrored notes that a peer's disk was given contents of a write.
-func (o *oracle) mirrored(now int64, node, vol int, first uint32, data []content) {
+// submitted notes that a disk was given contents of a write: from now on they
+// may be there.
+func (o *oracle) submitted(now int64, node, vol int, first uint32, data []content) {
 	for i, c := range data {
 		done := now
 		if c != 0 {

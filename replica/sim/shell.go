@@ -84,9 +84,14 @@ func (n *node) beginWrite(o *action, v *volume) {
 		if m != nil {
 			m.write = o.data[0].write()
 			n.mustBeStable(before, "submits a write that came after")
-			n.w.oracle.mirrored(n.w.stamp(), n.id, v.id, o.first, o.data)
 		}
 		o.mirror = m
+	}
+	if !o.resync {
+		n.w.oracle.submitted(n.w.stamp(), n.id, v.id, o.first, o.data)
+	}
+	if o.resync {
+		n.w.oracle.resyncWrites(v.id, n.id)
 	}
 	if o.resync && !v.meta.surelyNot(core.FlagConsistent) {
 		n.w.fail("P14", "node %s volume %d writes a resync block while its metadata calls the disk consistent", n.name(), v.id)

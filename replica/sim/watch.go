@@ -47,9 +47,6 @@ func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	if p := n.peer().vols[v.id]; now.Role == core.Primary && old.Disk == core.UpToDate && now.Disk < core.UpToDate && p.tainted {
 		w.oracle.reverted(w.stamp(), n.id, v.id, p.disk.cache)
 	}
-	if now.Disk == core.Inconsistent && old.Disk > core.Inconsistent {
-		w.oracle.resyncWrites(v.id, n.id)
-	}
 	if now.Conn == core.Connected && old.Conn == core.WFReportParams {
 		w.oracle.allow(n.id, v.id, false)
 	}
