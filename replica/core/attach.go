@@ -27,6 +27,9 @@ func (n *Node) attach(v *volume, a *Attachment) {
 	v.disk.al = bitmap.NewActivityLog(a.ALSlots)
 	v.disk.al.Reset(a.ALNumber)
 	v.disk.super.flags = s.Flags
+	if n.role == Primary {
+		v.disk.super.flags |= FlagPrimaryInd // clients may write before the handshake is over
+	}
 	v.gen, v.size, v.peerWrote = s.Gen, s.Size, true
 	v.crashed = s.Flags&FlagCrashedPrimary != 0 || (s.Flags&FlagPrimaryInd != 0 && n.role != Primary)
 	// Flagged as the source of a resync: its end may have come while we were down.

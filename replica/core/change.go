@@ -188,6 +188,7 @@ func (n *Node) continueAlone(v *volume) {
 // the only disk: new generation id, and the indicator that has a crash replay
 // our activity log.
 func (n *Node) serveAlone(v *volume) {
+	v.served = true
 	n.incoming.holds++
 	n.saveSuper(v, func(bool) {
 		n.incoming.holds--

@@ -244,7 +244,25 @@ func (n *Node) decide(v *volume, peer State) (Decision, bool) {
 		v.peerGen.Current, v.peerGen.Bitmap, v.peerGen.H1, v.peerGen.H2 = g.Current, g.Bitmap, g.H1, g.H2
 	}
 	d := Decide(verdict, self, other, n.decideInput(v))
+	if d.None && verdict.Rule == 40 && self.Bits+other.Bits > 0 && negotiated(self) != Inconsistent {
+		d = d.sync(sourceOfStrayBits(self, other, n.link.token))
+		d.None = false
+	}
 	return d, n.accept(v, d)
+}
+
+// sourceOfStrayBits picks the source where equal generations say that there is
+// nothing to do, but bits are set: a crash came between the end of a resync
+// and the bitmap that belongs to it, or a verify marked them. DRBD 8.4 leaves
+// such blocks marked until the next resync that has another cause.
+func sourceOfStrayBits(self, peer Facts, token bool) bool {
+	switch {
+	case self.Primary != peer.Primary:
+		return self.Primary
+	case (self.Bits > 0) != (peer.Bits > 0):
+		return self.Bits > 0
+	}
+	return token
 }
 
 // continues reports whether the peer's data is what our clients saw last, or
@@ -363,7 +381,7 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 		n.refusePeer()
 		return
 	}
-	v.shared = false // both ends have compared
+	v.shared, v.served = false, false // both ends have compared
 	n.change(v, edit)
 	n.exposePeer(v)
 	switch conn {

@@ -95,7 +95,7 @@ func (n *Node) submitWrite(o *op) {
 	} else {
 		n.markLocalOnly(o)
 	}
-	o.failed = !good // a copy on a bad disk does not count
+	o.failed = !local
 	if local {
 		o.waits |= waitLocal
 		n.diskAction(o)
@@ -257,7 +257,7 @@ func (n *Node) maybeComplete(o *op) {
 	switch {
 	case o.noSpace:
 		n.complete(o, IONoSpace, 0)
-	case o.failed && !o.remoteOK:
+	case !o.remoteOK && (o.failed || (o.kind == opWrite && o.v.st.Disk != UpToDate)): // a copy on a bad disk does not count
 		n.complete(o, IOError, 0)
 	case !n.dataAccessible(o.v):
 		n.complete(o, IONoData, 0) // both copies went away under it

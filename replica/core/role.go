@@ -245,6 +245,12 @@ func (n *Node) promotedGeneration(v *volume, alone, raised bool) {
 		n.log(v, LevelInfo, "new current UUID %s", v.gen)
 	case alone && v.shared:
 		n.leaveShared(v)
+	case alone && v.served:
+		// A Primary without a disk showed our data to its clients. They must
+		// not go on with what ours write now: a new id keeps them away. What
+		// the bitmap is relative to stays.
+		v.gen.Current = n.newUUID()
+		n.log(v, LevelInfo, "new current UUID %s", v.gen)
 	}
 }
 

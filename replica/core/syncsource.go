@@ -178,6 +178,5 @@ func (n *Node) finishSource(v *volume) {
 	n.logDone(v)
 	n.change(v, func(s *State) { s.Conn, s.PDisk = Connected, UpToDate })
 	v.sync = resync{}
-	n.writeBitmap(v, nil, func(bool) {})
-	n.saveSuper(v, func(bool) {})
+	n.writeBitmap(v, nil, func(bool) { n.saveSuper(v, func(bool) {}) })
 }

@@ -185,6 +185,9 @@ func (n *node) attach(vol int) {
 	}
 	v.meta.applyAL()
 	v.attached, v.leaving = true, false
+	if v.meta.super.Flags&core.FlagConsistent != 0 {
+		n.w.oracle.given(vol, n.id, false)
+	}
 	id := n.newCommand(core.Command{Kind: attachCommand, Vol: int32(vol)})
 	n.event(core.Event{Kind: core.EvAttach, Vol: uint16(vol), Attach: &core.Attachment{
 		Super: v.meta.super, Disk: v.size, User: n.w.opt.Blocks * blockSectors * sectorSize, Bitmap: v.meta.bitmap(), ALNumber: v.meta.number, ALSlots: n.w.opt.Slots, Cmd: id,

@@ -61,7 +61,8 @@ type lineage struct {
 	tokens  []int
 	open    bool // the last token still stands for new writes
 	broken  bool // the disk is being overwritten, or was and that never finished
-	allowed bool // a command or a new disk allows to discard it
+	allowed bool // a command allows to discard it at the next connect
+	given   bool // it was declared bad
 }
 
 func newOracle(o *Options, fail func(string, string, ...any)) *oracle {
@@ -392,7 +393,7 @@ func (o *oracle) demoted(node, vol int) { o.vols[vol].logical[node] = nil }
 // forced notes that the operator declared a node's disk good.
 func (o *oracle) forced(node, vol int) {
 	l := &o.vols[vol].lineage[node]
-	l.broken, l.allowed, l.open = false, false, false
+	l.broken, l.allowed, l.given, l.open = false, false, false, false
 }
 
 // solo notes a write that only one disk holds.
@@ -409,6 +410,10 @@ func (o *oracle) solo(v *volumeOracle, node int) {
 // allow notes that a command lets a resync overwrite a node's disk.
 func (o *oracle) allow(node, vol int, yes bool) { o.vols[vol].lineage[node].allowed = yes }
 
+// given notes that a disk was declared bad, or that it is not after all: the
+// crash came before that was on record.
+func (o *oracle) given(vol, node int, yes bool) { o.vols[vol].lineage[node].given = yes }
+
 // replaced notes that a node has a new, empty disk.
 func (o *oracle) replaced(now int64, node, vol int, image []content) {
 	v := o.vols[vol]
@@ -424,7 +429,7 @@ func (o *oracle) resyncStarts(vol, source, target int) {
 	if from.broken {
 		o.fail("P14", "volume %d: node %d is the source of a resync, and its own disk was left half overwritten", vol, source)
 	}
-	if !to.broken && !to.allowed {
+	if !to.broken && !to.allowed && !to.given {
 		for _, t := range to.tokens {
 			if !slices.Contains(from.tokens, t) {
 				o.fail("P16", "volume %d: a resync overwrites node %d, which completed writes that node %d never had (history %d)", vol, target, source, t)

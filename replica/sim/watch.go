@@ -47,6 +47,9 @@ func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	if p := n.peer().vols[v.id]; now.Role == core.Primary && old.Disk == core.UpToDate && now.Disk < core.UpToDate && p.tainted {
 		w.oracle.reverted(w.stamp(), n.id, v.id, p.disk.cache)
 	}
+	if now.Disk == core.Inconsistent && old.Disk > core.Inconsistent {
+		w.oracle.given(v.id, n.id, true)
+	}
 	if now.Conn == core.Connected && old.Conn == core.WFReportParams {
 		w.oracle.allow(n.id, v.id, false)
 	}
@@ -63,7 +66,7 @@ func (w *World) resyncEnded(n *node, v *volume, old, now core.State) {
 	case old.Conn == core.SyncTarget && now.Disk == core.UpToDate:
 		v.virgin, v.tainted = false, n.peer().vols[v.id].tainted
 		w.oracle.resyncEnds(w.stamp(), v.id, 1-n.id, n.id, v.disk.cache)
-		if p := n.peer(); !p.up || p.life != v.syncLife {
+		if p := n.peer(); !p.up || p.life != v.syncLife || p.vols[v.id].st.Conn < core.Connected {
 			w.oracle.settleFor(w.stamp(), n.id, v.id, v.disk.cache)
 		}
 	case sourcing(old.Conn) && now.PDisk == core.UpToDate:
