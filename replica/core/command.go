@@ -308,7 +308,8 @@ func (n *Node) runDetach(c *command) bool {
 		want := v.st
 		want.Disk = Failed
 		if _, err := Check(v.st, want, n.rules(v)); err.Failed() && !c.Force {
-			return n.finish(c, err) // the peer that would have served went away
+			n.drop(DropReconnect) // the peer counts this disk as gone already
+			return n.finish(c, err)
 		}
 		if v.st.Disk > Failed {
 			n.dropDisk(v)

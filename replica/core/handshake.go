@@ -430,9 +430,11 @@ func (n *Node) peerStateChanged(v *volume, peer State) {
 	}
 	n.change(v, func(s *State) {
 		s.Peer = peer.Role
-		if !(s.Conn == Connected && peer.Conn > Connected) {
-			// Otherwise the report was sent during a resync that has ended for
-			// us meanwhile: its disk state is out of date.
+		// A report sent during a resync that has ended for us meanwhile is out of
+		// date; and a disk that failed or left comes back by an attach alone.
+		late := s.Conn == Connected && peer.Conn > Connected
+		revived := s.PDisk <= Failed && peer.Disk > Negotiating
+		if !late && !revived {
 			s.PDisk = v.peerDisk(peer.Disk)
 		}
 	})
