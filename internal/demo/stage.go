@@ -34,6 +34,7 @@ type stage struct {
 	fs      *growingFS
 	files   []byte // the image in the first half of the device
 	load    *load
+	loads   uint64 // made so far; each writes something else
 	client  *nbd.Client
 }
 
@@ -277,6 +278,7 @@ func (s *stage) hangUp() error {
 }
 
 // newLoad makes the load for the client's connection.
-func (s *stage) newLoad(seed uint64, next int) {
-	s.load = &load{client: s.client, plan: s.plan, ledger: s.ledger, fs: s.fs, seed: seed, next: next}
+func (s *stage) newLoad(next int) {
+	s.loads++
+	s.load = &load{client: s.client, plan: s.plan, ledger: s.ledger, fs: s.fs, seed: s.loads, next: next}
 }

@@ -169,7 +169,7 @@ func (s *stage) layFoundations() error {
 func (s *stage) cutLink() error {
 	s.cable.SetCut(true)
 	s.say("   Cut. The load starts now: it adds files and flushes after each, and overwrites 4 KiB records from %d tasks.", recordTasks)
-	s.newLoad(1, 0)
+	s.newLoad(0)
 	s.load.start(s.ctx)
 	if err := s.await(s.a, "cstate", "WFConnection", 15*time.Second); err != nil {
 		return err

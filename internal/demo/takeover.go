@@ -16,7 +16,7 @@ const killTime = 1200 * time.Millisecond
 func (s *stage) killUnderC() error {
 	s.cable.SetLength(2 * time.Millisecond)
 	s.say("   The cable gets a length of 2 ms each way. The load runs; then be1 is killed (SIGKILL), and its cable dies with it.")
-	if err := s.killMidWrite(s.a, 2); err != nil {
+	if err := s.killMidWrite(s.a); err != nil {
 		return err
 	}
 	if err := s.takeOver(s.b); err != nil {
@@ -42,8 +42,8 @@ func (s *stage) killUnderC() error {
 }
 
 // killMidWrite runs the load on a Primary and kills it.
-func (s *stage) killMidWrite(n *node, seed uint64) error {
-	s.newLoad(seed, s.load.next)
+func (s *stage) killMidWrite(n *node) error {
+	s.newLoad(s.load.next)
 	s.load.start(s.ctx)
 	pause(s.ctx, killTime)
 	// The cable first: what is on the way must not arrive while the kernel
@@ -124,7 +124,7 @@ func (s *stage) comeBack() error { return s.rejoin(s.a, s.b) }
 
 func (s *stage) rejoin(back, serving *node) error {
 	s.say("   Meanwhile %s serves, and writes go on.", serving.name)
-	s.newLoad(uint64(len(back.name)), s.load.next)
+	s.newLoad(s.load.next)
 	s.load.start(s.ctx)
 	pause(s.ctx, 300*time.Millisecond)
 	s.cable.SetCut(false)
@@ -192,7 +192,7 @@ func (s *stage) killUnderA() error {
 	const length = 40 * time.Millisecond
 	s.cable.SetLength(length)
 	s.say("   Under A a write completes once it is on the local disk and handed to the network. The cable gets a length of %s.", length)
-	if err := s.killMidWrite(s.b, 3); err != nil {
+	if err := s.killMidWrite(s.b); err != nil {
 		return err
 	}
 	if err := s.takeOver(s.a); err != nil {

@@ -124,11 +124,14 @@ func (l *Ledger) Compare(device io.ReaderAt) (Finding, error) {
 				missing = append(missing, w)
 			}
 		}
-		if w := h.writes[at]; at > 0 {
-			present = append(present, w)
-			if w.completed == 0 {
-				f.OpenKept++
-			}
+		if at == 0 {
+			continue
+		}
+		if h.writes[at].completed == 0 {
+			f.OpenKept++
+		}
+		if first := h.first(at); first > 0 {
+			present = append(present, h.writes[first])
 		}
 	}
 	f.Disorder = disorder(present, missing)
@@ -143,6 +146,12 @@ func (h *history) find(sum uint64) int {
 		}
 	}
 	return -1
+}
+
+// first returns the oldest write that left what write number at left: where
+// content repeats, nothing newer is certain to be there.
+func (h *history) first(at int) int {
+	return slices.IndexFunc(h.writes, func(w write) bool { return w.sum == h.writes[at].sum })
 }
 
 // disorder counts present writes that were issued after a missing one had

@@ -78,6 +78,7 @@ func TestCompare(t *testing.T) {
 		{"foreign", []string{"w0=1", "c0", "d0=9"}, Finding{Foreign: 1}},
 		{"tail", []string{"w0=1", "c0", "w1=1", "c1", "d0=1"}, Finding{Completed: 2, Lost: 1}},
 		{"disorder", []string{"w0=1", "c0", "w1=1", "c1", "d1=1"}, Finding{Completed: 2, Lost: 1, Disorder: 1}},
+		{"repeated content", []string{"w1=1", "c1", "w0=1", "c0", "w1=1", "c1", "d1=1"}, Finding{Completed: 3, Lost: 1}},
 		{"concurrent", []string{"w0=1", "w1=1", "c0", "c1", "d1=1"}, Finding{Completed: 2, Lost: 1}},
 		{"disorder of an open one", []string{"w0=1", "c0", "w1=1", "d1=1"}, Finding{Completed: 1, Lost: 1, Open: 1, OpenKept: 1, Disorder: 1}},
 	}

@@ -20,7 +20,7 @@ const (
 	MutAckBeforeWrite                // the Secondary acks a write before its disk did it
 	MutAckBarrierUnflushed           // the Secondary acks a barrier without flushing
 	MutTargetNotDurable              // the SyncTarget starts before Inconsistent is durable
-	MutResyncNotHeld                 // the source lets writes pass a resync block on its way
+	MutResyncRacesWrites             // the target does not line a resync block up with mirrored writes
 	MutClearOnAck                    // the source clears bits on the target's ack, not after a barrier
 	MutCoolUnflushed                 // an extent cools before the local disk was flushed
 	MutEnd

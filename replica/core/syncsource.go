@@ -96,9 +96,6 @@ func (n *Node) syncSourceRead(o *op, r IOResult, buf Buf) {
 	n.unacked.push(o)
 	n.send(m, buf)
 	n.release(buf)
-	if mutant(MutResyncNotHeld) {
-		n.leave(o)
-	}
 }
 
 // syncAcked: the target wrote a block, or could not.

@@ -143,6 +143,10 @@ func (n *Node) syncReply(v *volume, m *wire.Msg, buf Buf) {
 	n.incoming.active++
 	o.held = true // counted in active
 	v.ctr.Received += uint64(o.len)
+	if mutant(MutResyncRacesWrites) {
+		n.writeSync(o)
+		return
+	}
 	if !o.indexed {
 		n.enter(o)
 	}

@@ -24,6 +24,7 @@ const (
 	atDown
 	atChaos
 	atThaw
+	atDie
 )
 
 // nobody is the node of a timer that belongs to the world, not to a process.

@@ -23,6 +23,7 @@ const (
 	faultDemote
 	faultSwitch
 	faultFailover
+	faultLoseAndDie
 	faultConnect
 	faultDisconnect
 	faultDetach
@@ -36,14 +37,14 @@ const (
 
 var faultNames = [faultEnd]string{
 	"cut", "cut-one-way", "heal", "reset", "kill", "power", "both-down", "start", "freeze", "disk-error", "new-disk",
-	"promote", "demote", "switch", "failover", "connect", "disconnect", "detach", "attach", "invalidate",
+	"promote", "demote", "switch", "failover", "lose-and-die", "connect", "disconnect", "detach", "attach", "invalidate",
 	"invalidate-remote", "outdate", "force",
 }
 
 var faultWeights = [faultEnd]int{
 	faultCut: 6, faultCutOneWay: 4, faultHeal: 14, faultReset: 6, faultKill: 6, faultPower: 5, faultBothDown: 2,
 	faultStart: 14, faultFreeze: 2, faultDiskError: 3, faultNewDisk: 2, faultPromote: 12, faultDemote: 4,
-	faultSwitch: 4, faultFailover: 3, faultConnect: 8, faultDisconnect: 3, faultDetach: 3, faultAttach: 8,
+	faultSwitch: 4, faultFailover: 3, faultLoseAndDie: 4, faultConnect: 8, faultDisconnect: 3, faultDetach: 3, faultAttach: 8,
 	faultInvalidate: 2, faultInvalidateRemote: 2, faultOutdate: 1, faultForce: 1,
 }
 
@@ -176,6 +177,8 @@ func (w *World) operate(f fault, n *node) {
 	case faultFailover:
 		n.crash(w.coin())
 		n.peer().later(core.Command{Kind: core.CmdPrimary, Vol: -1})
+	case faultLoseAndDie:
+		w.loseAndDie()
 	case faultConnect:
 		n.command(core.Command{Kind: core.CmdConnect, Vol: -1, Discard: w.chance(0.1) && n.vols[0].st.Role != core.Primary})
 	case faultDisconnect:
@@ -192,6 +195,19 @@ func (w *World) operate(f fault, n *node) {
 		n.command(core.Command{Kind: core.CmdInvalidateRemote, Vol: vol})
 	case faultOutdate:
 		n.command(core.Command{Kind: core.CmdOutdate, Vol: vol})
+	}
+}
+
+// loseAndDie is the worst moment to lose a Primary: its link breaks, and it
+// dies while it deals with that; then the other takes over.
+func (w *World) loseAndDie() {
+	for _, n := range w.nodes {
+		if n.up && n.vols[0].st.Role == core.Primary {
+			w.net.reset(w)
+			n.after(w.between(10*microsecond, 4*w.opt.DiskDelay), atDie, uint64(w.rng.IntN(2)))
+			n.peer().later(core.Command{Kind: core.CmdPrimary, Vol: -1})
+			return
+		}
 	}
 }
 

@@ -22,8 +22,7 @@ func TestMutants(t *testing.T) {
 			t.Errorf("mutant %d survived %d seeds", m, seeds)
 			continue
 		}
-		text := f.Text
-		t.Logf("mutant %2d caught after %4d seeds by %s: %.100s", m, seeds, f.Property, text)
+		t.Logf("mutant %2d caught after %4d seeds by %s: %.100s", m, seeds, f.Property, f.Text)
 	}
 }
 

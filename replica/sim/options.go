@@ -34,8 +34,6 @@ type Options struct {
 	Net       core.NetConfig // settings of both nodes
 	Rate      uint64         // resync bytes per second
 	ResyncMax uint64         // resync bytes in flight
-	Mutant    string         // planted bug that the process runs with, for the report
-	Policies  bool           // after-split-brain policies are drawn too
 }
 
 // mix are the weights of client requests.

@@ -187,6 +187,10 @@ func (w *World) dispatch(t *timer) {
 	case atChaos:
 		w.chaosTurn()
 	case atThaw:
+	case atDie:
+		if !w.calm {
+			w.nodes[t.node].crash(t.arg == 1)
+		}
 	}
 }
 

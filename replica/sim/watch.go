@@ -183,6 +183,9 @@ func (w *World) wrote(n *node, v *volume, r *request) {
 		w.tracef("write %d at sector %d+%d of volume %d is good on one disk only: %v", r.write, r.first, r.count, r.vol, holds)
 	}
 	w.oracle.completed(w.stamp(), r.write, holds)
+	if own && !peer && w.opt.Protocol == 'C' {
+		w.aloneInGeneration(n, v, r)
+	}
 	if own {
 		w.oracle.holds(w.stamp(), n.id, r.vol, r.first, r.count, v.disk.cache, "P2", "write answered")
 	}
@@ -192,6 +195,27 @@ func (w *World) wrote(n *node, v *volume, r *request) {
 	}
 	if r.fua {
 		w.flushed(n, v, int64(r.issued), r.write)
+	}
+}
+
+// aloneInGeneration: a write that completed on this disk alone must be of a
+// generation that the other, as its metadata would say after a crash, does not
+// have: otherwise the other could be promoted and would later discard the
+// write without noticing a split brain (P16). Under A and B a write that was
+// sent or received before the loss may end so: that is their promise.
+func (w *World) aloneInGeneration(n *node, v *volume, r *request) {
+	const good = core.FlagConsistent | core.FlagWasUpToDate
+	theirs := n.peer().vols[r.vol].disk.cache
+	has := true // the peer may have acked it before it was lost
+	for s := range r.count {
+		has = has && theirs[r.first+s] == w.oracle.written(r.write, s)
+	}
+	if has {
+		return
+	}
+	own, other := v.meta.super.Gen.Current&^1, n.peer().vols[r.vol].meta.super
+	if other.Flags&good == good && other.Gen.Current&^1 == own && own != core.UUIDJustCreated {
+		w.fail("P16", "node %s answers write %d alone, in generation %016X, which its peer has too", n.name(), r.write, own)
 	}
 }
 
