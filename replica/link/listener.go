@@ -37,7 +37,8 @@ type Listener struct {
 
 	mu    sync.Mutex
 	links map[string]*member
-	open  int // handshakes not finished
+	known map[string]bool // resources that ever were registered
+	open  int             // handshakes not finished
 }
 
 // member is a registered link and the handshakes that work for it.
@@ -60,7 +61,7 @@ func Listen(addr netip.AddrPort, opts ListenOptions) (*Listener, error) {
 		return nil, fmt.Errorf("listen for peer: %w", err)
 	}
 	l := &Listener{
-		tcp: ln.(*net.TCPListener), ctx: ctx, cancel: cancel, links: map[string]*member{},
+		tcp: ln.(*net.TCPListener), ctx: ctx, cancel: cancel, links: map[string]*member{}, known: map[string]bool{},
 		timeout: orDefault(opts.HandshakeTimeout, handshakeTimeoutDefault),
 	}
 	l.tasks.Go(l.acceptLoop)
@@ -86,6 +87,7 @@ func (l *Listener) register(k *Link) error {
 		return fmt.Errorf("resource %s is already on %v", k.cfg.Resource, l.tcp.Addr())
 	}
 	l.links[k.cfg.Resource] = &member{link: k, own: k.cfg.Listener == nil}
+	l.known[k.cfg.Resource] = true
 	return nil
 }
 
@@ -197,13 +199,24 @@ func (l *Listener) dispatch(t *talk) error {
 	}
 	m := l.enter(hello.Resource)
 	if m == nil {
-		err := &wire.RefusedError{Reason: wire.RefusedResource}
+		err := &wire.RefusedError{Reason: l.absence(hello.Resource)}
 		l.reportStranger(t.conn, err)
 		return errors.Join(err, t.send(wire.AppendRefusal(nil, err.Reason), nil))
 	}
 	defer m.tasks.Done()
 	defer context.AfterFunc(m.link.ctx, t.expire)()
 	return m.link.accept(t, first)
+}
+
+// absence says why no link answers for a resource. One that was here has only
+// left: the peer is to try again, not to give up for good.
+func (l *Listener) absence(resource string) wire.Refusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known[resource] {
+		return wire.RefusedNotConnecting
+	}
+	return wire.RefusedResource
 }
 
 // enter finds a link and keeps it from leaving until tasks.Done.

@@ -1,0 +1,24 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+)
+
+// TestPeerThatLeft: a node whose resource was disconnected while its listener
+// goes on (shared, or about to close) must not send its healthy peer to
+// StandAlone: the refusal is one to try again after.
+func TestPeerThatLeft(t *testing.T) {
+	a, b := pair(t, nil, nil)
+	b.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+	defer cancel()
+	if _, err := a.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("connecting to a peer that left: %v, want to be trying still", err)
+	}
+	back := newNode(t, b.ln, a.ln.Addr(), nil)
+	sa, sb := connect(t, a, back)
+	checkTwins(t, sa, sb)
+}
