@@ -12,6 +12,7 @@ import (
 // StandAlone: the refusal is one to try again after.
 func TestPeerThatLeft(t *testing.T) {
 	a, b := pair(t, nil, nil)
+	newNode(t, b.ln, a.ln.Addr(), func(c *Config) { c.Resource = "r1" }) // keeps the peer's address welcome
 	b.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
 	defer cancel()
