@@ -12,13 +12,16 @@ import (
 // StandAlone: the refusal is one to try again after.
 func TestPeerThatLeft(t *testing.T) {
 	a, b := pair(t, nil, nil)
-	newNode(t, b.ln, a.ln.Addr(), func(c *Config) { c.Resource = "r1" }) // keeps the peer's address welcome
-	b.Close()
+	connect(t, a, b)
 	ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
 	defer cancel()
+	other := newNode(t, b.ln, a.ln.Addr(), func(c *Config) { c.Resource = "r1" })
+	waits := connectAsync(ctx, other) // keeps a's address welcome at b's listener
+	b.Close()
 	if _, err := a.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("connecting to a peer that left: %v, want to be trying still", err)
 	}
+	<-waits
 	back := newNode(t, b.ln, a.ln.Addr(), nil)
 	sa, sb := connect(t, a, back)
 	checkTwins(t, sa, sb)
