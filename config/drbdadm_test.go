@@ -223,7 +223,7 @@ func drbdsetup84(t *testing.T) string {
 			return name
 		}
 	}
-	t.Skip("this drbd-utils has no drbdsetup-84")
+	reqtool.Missing(t, "drbdadm", "its package has no drbdsetup-84")
 	return ""
 }
 

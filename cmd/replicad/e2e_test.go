@@ -201,7 +201,7 @@ func TestQemuIO(t *testing.T) {
 func TestFioVerify(t *testing.T) {
 	fio := reqtool.Path(t, "fio")
 	if help, err := exec.Command(fio, "--enghelp").CombinedOutput(); err != nil || !strings.Contains(string(help), "nbd") {
-		t.Skip("fio has no nbd engine here")
+		reqtool.Missing(t, "fio", "it has no nbd engine")
 	}
 	p := newSystem(t, nil)
 	out := tool(t, fio, "--name=verify", "--ioengine=nbd", "--uri="+p.be1().uri(), "--rw=randwrite", "--bsrange=512-64k", "--bs_unaligned=0",

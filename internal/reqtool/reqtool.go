@@ -31,9 +31,16 @@ func Path(t testing.TB, name string) string {
 			return path
 		}
 	}
-	if slices.Contains(strings.Split(os.Getenv("REPLICAD_REQUIRE"), ","), name) {
-		t.Fatalf("%s is not installed, and REPLICAD_REQUIRE names it", name)
-	}
-	t.Skipf("%s is not installed", name)
+	Missing(t, name, "it is not installed")
 	return ""
+}
+
+// Missing ends a test that cannot use the program name, because of why: as a
+// failure where REPLICAD_REQUIRE names the program, else as a skip.
+func Missing(t testing.TB, name, why string) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("REPLICAD_REQUIRE"), ","), name) {
+		t.Fatalf("%s: %s, and REPLICAD_REQUIRE names it", name, why)
+	}
+	t.Skipf("%s: %s", name, why)
 }
