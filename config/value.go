@@ -163,7 +163,7 @@ func (p *parser) checkText(o *option, tok token) bool {
 var unbuilt = map[string]string{
 	"after-sb-0pri": "disconnect", "after-sb-1pri": "disconnect", "after-sb-2pri": "disconnect",
 	"fencing": "dont-care", "on-no-data-accessible": "io-error", "on-io-error": "detach", "on-congestion": "block",
-	"read-balancing": "prefer-local", "resync-after": "none", "disk-timeout": "0",
+	"read-balancing": "prefer-local", "resync-after": "none",
 	"disk-flushes": "yes", "md-flushes": "yes", "data-integrity-alg": "none", "csums-alg": "none",
 }
 

@@ -79,7 +79,7 @@ type Limits struct {
 	Requests     int   // client requests in the resource at once
 	RequestBytes int64 // bytes of client requests in the resource at once
 	PayloadBytes int64 // bytes of payload buffers (from the peer, and read for it), each way
-	DiskWorkers  int   // goroutines for disk operations that may block
+	DiskWorkers  int   // goroutines for disk operations that may block, of each volume
 }
 
 // Defaults of Limits.

@@ -239,7 +239,7 @@ func (v *Volume) closeWhenIdle() {
 	}
 	if v.detaching && v.running == 0 {
 		v.detaching = false
-		v.r.work.push(diskOp{job: jobClose, vol: v})
+		v.work.push(diskOp{job: jobClose, vol: v})
 	}
 }
 

@@ -40,11 +40,13 @@ type diskOp struct {
 	job    job
 	fua    bool
 	noHole bool
+	timed  bool // it may be given up before it ends: no memory of a client's
 	vol    *Volume
 	op     core.Op
-	buf    core.Buf
+	buf    core.Buf // held until the operation ends; 0 with a copy
 	len    uint32
 	off    uint64
+	copied *[]byte // what to write, in memory of ours
 }
 
 // job is work for a disk worker that the core did not ask for.
@@ -117,10 +119,10 @@ func (q *workQueue) end() {
 }
 
 // diskWorker is the body of one worker goroutine.
-func (r *Resource) diskWorker() {
-	b := batch{r: r, inline: true}
+func (v *Volume) diskWorker() {
+	b := batch{r: v.r, inline: true}
 	for {
-		op, ok := r.work.pop()
+		op, ok := v.work.pop()
 		if !ok {
 			return
 		}
@@ -139,20 +141,23 @@ func (r *Resource) diskWorker() {
 // diskAction starts a disk action: here, if it is short, or on a worker.
 func (b *batch) diskAction(a *core.Action) {
 	v := b.r.volume(uint16(a.Vol))
-	op := diskOp{kind: a.Kind, fua: a.FUA, noHole: a.NoHole, vol: v, op: a.Op, buf: a.Buf, len: a.Len, off: a.Off}
-	if a.Buf != 0 {
+	op := diskOp{kind: a.Kind, fua: a.FUA, noHole: a.NoHole, timed: a.Timed, vol: v, op: a.Op, buf: a.Buf, len: a.Len, off: a.Off}
+	switch {
+	case a.Buf != 0 && a.Timed && b.r.bufs.isClient(a.Buf):
+		op.copyOut(&b.r.copies, b.r.bufs.slot(a.Buf).data)
+	case a.Buf != 0:
 		b.r.bufs.hold(a.Buf)
 	}
 	if b.inline && op.short() {
 		b.diskOp(op)
 		return
 	}
-	b.r.work.push(op)
+	v.work.push(op)
 }
 
 // short reports an operation that normally ends in the page cache.
 func (op *diskOp) short() bool {
-	if op.vol.back == nil || !op.vol.back.buffered || op.len > inlineMax || op.buf == 0 {
+	if op.timed || op.vol.back == nil || !op.vol.back.buffered || op.len > inlineMax || op.buf == 0 {
 		return false
 	}
 	return op.kind == core.ActDiskRead || op.kind == core.ActDiskWrite && !op.fua
@@ -168,6 +173,9 @@ func (b *batch) diskOp(op diskOp) {
 	result := b.r.transfer(&op, op.buf)
 	if op.buf != 0 {
 		b.r.bufs.release(op.buf)
+	}
+	if op.copied != nil {
+		b.r.copies.put(op.copied)
 	}
 	b.add(core.Event{Kind: core.EvDiskDone, Vol: op.vol.number, Op: op.op, Result: result})
 }
@@ -196,7 +204,10 @@ func (r *Resource) transfer(op *diskOp, buf core.Buf) core.IOResult {
 		return core.IOError
 	}
 	var data []byte
-	if buf != 0 {
+	switch {
+	case op.copied != nil:
+		data = *op.copied
+	case buf != 0:
 		data = r.bufs.slot(buf).data
 	}
 	err := k.do(op, data)

@@ -29,7 +29,7 @@
 //
 //	goroutine          number         waits for            ends when
 //	client reader      caller's       client, admission    its client does (not ours)
-//	disk worker        DiskWorkers    workQueue            queue ended and empty
+//	disk worker        n per volume   workQueue            queue ended and empty
 //	metadata writer    1 per volume   metaQueue            queue ended and empty
 //	link supervisor    1              the core's wishes    done; joins the readers
 //	data reader        1 per session  socket, payload pool session closed

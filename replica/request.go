@@ -95,7 +95,7 @@ func (b *batch) submit(v *Volume, io *IO, p plan) {
 			b.r.bufs.enterInflight(buf)
 		}
 		if io.Op == OpRead && v.direct.Load() && v.gate.maybeOpen() {
-			b.r.work.push(diskOp{job: jobFastRead, vol: v, buf: buf, off: off, len: uint32(n)})
+			v.work.push(diskOp{job: jobFastRead, vol: v, buf: buf, off: off, len: uint32(n)})
 			off += n
 			continue
 		}

@@ -19,16 +19,16 @@ import (
 //
 // All methods may be called from any goroutine.
 type Resource struct {
-	cfg   Config
-	log   *slog.Logger
-	start time.Time // origin of core.Time
-	vols  []*Volume // same order as cfg.Volumes
-	bufs  *buffers
-	room  admission
-	work  workQueue
-	line  line // the way to the peer
-	alarm alarm
-	feed  feed // state changes, for those who watch
+	cfg    Config
+	log    *slog.Logger
+	start  time.Time // origin of core.Time
+	vols   []*Volume // same order as cfg.Volumes
+	copies copies
+	bufs   *buffers
+	room   admission
+	line   line // the way to the peer
+	alarm  alarm
+	feed   feed // state changes, for those who watch
 
 	stop context.CancelFunc // ends everything that waits for stopped
 	done context.Context
@@ -65,9 +65,8 @@ func New(cfg Config) (*Resource, error) {
 	r.answers = make(map[uint64]chan commandAnswer)
 	r.handlers = make(chan handlerCall, handlersMax)
 	r.bufs = newBuffers(cfg.Limits.Requests, cfg.Limits.PayloadBytes)
-	r.bufs.unpark = r.work.push
+	r.bufs.unpark = func(op diskOp) { op.vol.work.push(op) }
 	r.room.init(cfg.Limits.Requests, cfg.Limits.RequestBytes)
-	r.work.init()
 	r.alarm.init()
 	r.feed.init()
 	r.logs.init()
@@ -112,10 +111,10 @@ func orDefault[T int | int64](v, def T) T {
 }
 
 func (r *Resource) startGoroutines() {
-	for range r.cfg.Limits.DiskWorkers {
-		r.wg.Go(r.diskWorker)
-	}
 	for _, v := range r.vols {
+		for range r.cfg.Limits.DiskWorkers {
+			r.wg.Go(v.diskWorker)
+		}
 		r.wg.Go(v.metaWriter)
 	}
 	r.wg.Go(r.watchDeadline)

@@ -119,8 +119,8 @@ func (r *Resource) halt(ctx context.Context) error {
 		// A disk that does not answer holds a worker; nothing can stop that.
 		return fmt.Errorf("wait for disk operations: %w", err)
 	}
-	r.work.end()
 	for _, v := range r.vols {
+		v.work.end()
 		v.endMeta()
 	}
 	r.wg.Wait()

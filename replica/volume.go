@@ -19,6 +19,7 @@ type Volume struct {
 	direct   atomic.Bool   // a block device: reads that bypass the core go to the workers
 	limit    atomic.Uint64 // bytes that reads past the core may touch
 	reads    atomic.Uint64 // bytes read past the core
+	work     workQueue     // of its own: a disk that hangs holds up no other volume
 
 	// back is set by attach and cleared when the disk was closed, both under
 	// the resource's lock. An operation that counts in running, or that is
@@ -45,6 +46,7 @@ type Volume struct {
 func newVolume(r *Resource, cfg VolumeConfig) *Volume {
 	v := &Volume{r: r, number: cfg.Vol, minor: cfg.Minor, cfg: cfg}
 	v.gate.init()
+	v.work.init()
 	v.metaReady.L = &v.metaMu
 	return v
 }

@@ -21,6 +21,7 @@ var diskTunings = map[string]struct {
 	"resync-rate":  {1, 4 << 20, func(c *core.VolumeConfig, kib uint64) { c.ResyncRate = kib << 10 }},
 	"c-max-rate":   {250, 4 << 20, func(c *core.VolumeConfig, kib uint64) { c.CMaxRate = kib << 10 }},
 	"c-plan-ahead": {0, 300, func(c *core.VolumeConfig, tenths uint64) { c.CPlanAhead = core.Duration(tenths) * 1e8 }},
+	"disk-timeout": {0, 6000, func(c *core.VolumeConfig, tenths uint64) { c.DiskTimeout = core.Duration(tenths) * 1e8 }},
 }
 
 // diskOptions changes options until the configuration is next put to work.

@@ -53,6 +53,7 @@ func diskSettings(v *config.LocalVolume, onNoData string) core.VolumeConfig {
 	c.CMaxRate = uint64(v.Options.CMaxRate)
 	c.CPlanAhead = core.Duration(v.Options.CPlanAhead)
 	c.ALUpdates = v.Options.ALUpdates
+	c.DiskTimeout = core.Duration(v.Options.DiskTimeout)
 	return c
 }
 

@@ -22,6 +22,9 @@ const (
 	ActRelease
 
 	// Disk actions on Vol, answered by EvDiskDone with Op. Off, Len in bytes.
+	// With Timed, disk-timeout is set: the action must not hold up anybody else,
+	// and Buf may be completed or released before the answer, so a client's
+	// write is made from a copy.
 	ActDiskRead  // into Buf, or into a new buffer when Buf is 0
 	ActDiskWrite // from Buf; FUA: durable on return
 	ActDiskTrim
@@ -79,6 +82,7 @@ type Action struct {
 	Result  IOResult
 	FUA     bool
 	NoHole  bool
+	Timed   bool
 	Wait    bool
 	Level   Level
 	Reason  DropReason

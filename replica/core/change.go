@@ -211,7 +211,7 @@ func (n *Node) newUUID() uint64 {
 // updateGate opens or closes the way by which reads reach the local disk
 // without passing the core.
 func (n *Node) updateGate(v *volume) {
-	want := v.st.Role == Primary && v.st.Disk == UpToDate && !v.gateHeld
+	want := v.st.Role == Primary && v.st.Disk == UpToDate && !v.gateHeld && v.cfg.DiskTimeout == 0
 	switch {
 	case want && !v.gateOpen && !v.gateClosing:
 		v.gateOpen = true

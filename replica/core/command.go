@@ -511,6 +511,7 @@ func (n *Node) runConfig(c *command) bool {
 	for _, vc := range c.Config.Volumes {
 		if v := n.findVolume(vc.Vol); v != nil {
 			v.cfg = vc
+			n.updateGate(v)
 		}
 	}
 	return n.finish(c, Success)

@@ -33,7 +33,8 @@ type VolumeConfig struct {
 	CMaxRate    uint64 // bytes per second ceiling otherwise
 	CPlanAhead  Duration
 	ALUpdates   bool
-	ResyncDepth uint64 // bytes of resync in flight at most
+	ResyncDepth uint64   // bytes of resync in flight at most
+	DiskTimeout Duration // how long the local disk may leave an operation unanswered; 0 = for ever
 }
 
 // Defaults returns the settings DRBD 8.4 uses when nothing is configured.

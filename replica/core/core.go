@@ -226,6 +226,9 @@ func (n *Node) Deadline() (Time, bool) {
 		if n.pulls(v) {
 			v.sync.deadline(&d)
 		}
+		if v.disk.watch != 0 {
+			d.add(v.disk.watch)
+		}
 	}
 	return d.at, d.set
 }
@@ -244,6 +247,9 @@ func (d *deadline) add(at Time) {
 
 func (n *Node) tick() {
 	n.linkTick()
+	for _, v := range n.vols {
+		n.diskTick(v)
+	}
 }
 
 // conn is the link's state: below Connected all volumes agree on it.

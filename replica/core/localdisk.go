@@ -14,6 +14,7 @@ type localDisk struct {
 	bm      *bitmap.Bitmap
 	al      *bitmap.ActivityLog
 	running int  // disk and metadata actions not answered
+	watch   Time // when to look for actions that hang (disktimeout.go); 0 = nothing to look for
 	leaving bool // ActDetach is due or out
 
 	attaching *Attachment // until the attach command is answered
@@ -63,7 +64,7 @@ func (n *Node) flushDisk(v *volume, then func(IOResult)) {
 func (n *Node) startDiskFlush(v *volume) {
 	d := &v.disk
 	d.flushing, d.unflushed = true, false
-	o := n.internal(v, func(r IOResult, _ Buf) { n.diskFlushed(v, r) })
+	o := n.metaAction(v, func(r IOResult) { n.diskFlushed(v, r) })
 	n.act(Action{Kind: ActDiskFlush, Vol: int32(v.id), Op: o.id})
 }
 
@@ -239,7 +240,7 @@ func (n *Node) writeTransaction(v *volume, tx *bitmap.Transaction, ok bool) {
 		return
 	}
 	v.ctr.AL++
-	o := n.internal(v, func(r IOResult, _ Buf) { n.transactionDone(v, tx, r) })
+	o := n.metaAction(v, func(r IOResult) { n.transactionDone(v, tx, r) })
 	n.act(Action{Kind: ActMetaAL, Vol: int32(v.id), Op: o.id, Tx: tx})
 }
 
@@ -311,7 +312,7 @@ func (n *Node) startSuper(v *volume) {
 	w.writing = v.superNow()
 	w.flags = w.writing.Flags
 	s := w.writing
-	o := n.internal(v, func(r IOResult, _ Buf) { n.superDone(v, r) })
+	o := n.metaAction(v, func(r IOResult) { n.superDone(v, r) })
 	n.act(Action{Kind: ActMetaSuper, Vol: int32(v.id), Op: o.id, Super: &s})
 }
 
@@ -378,7 +379,7 @@ func (n *Node) nextBitmapJob(v *volume) {
 		}
 		d.bitmap.busy = true
 		v.ctr.BM += uint64(len(images))
-		o := n.internal(v, func(r IOResult, _ Buf) { n.bitmapDone(v, job, r) })
+		o := n.metaAction(v, func(r IOResult) { n.bitmapDone(v, job, r) })
 		n.act(Action{Kind: ActMetaBitmap, Vol: int32(v.id), Op: o.id, Pages: images})
 	}
 }

@@ -19,6 +19,7 @@ const (
 	opSyncSource        // a resync block, held from the request to the target's ack
 	opSyncTarget        // a resync block, from the request (Primary) or the reply (Secondary) until written
 	opInternal          // a disk, metadata, gate or handler action with a continuation
+	opOrphan            // a disk action that was given up; only its number is still taken
 )
 
 // forPeer reports whether the peer's messages cause operations of this kind.
@@ -63,6 +64,7 @@ type op struct {
 	epoch    uint64 // whose ack ends waitBarrier
 	session  Session
 	sent     Time
+	begun    Time // when its disk or metadata action was emitted
 	waits    waits
 	failed   bool // the local part failed
 	remoteOK bool // the peer has it
@@ -76,6 +78,10 @@ type op struct {
 	indexed  bool
 	blockers int // earlier overlapping operations
 	flags    uint16
+
+	onDisk   bool // its disk or metadata action is not answered
+	timed    bool // that action works on memory of its own and may be given up
+	orphaned bool // that action was given up (disktimeout.go)
 
 	prev, next         *op // range index, in order of arrival
 	prevSent, nextSent *op // unacked list, in order of sending
@@ -125,6 +131,10 @@ func (n *Node) freeOp(o *op) {
 	if o.kind.forPeer() {
 		n.incoming.ops--
 	}
+	if o.orphaned {
+		*o = op{id: o.id, kind: opOrphan, v: o.v}
+		return
+	}
 	*o = op{id: o.id}
 	n.ops.free = append(n.ops.free, o)
 }
@@ -168,6 +178,15 @@ func (n *Node) bySeq(seq uint64, kinds ...opKind) *op {
 	return nil
 }
 
+// metaAction starts bookkeeping for a flush or a metadata action, which a hung
+// disk may leave unanswered.
+func (n *Node) metaAction(v *volume, then func(IOResult)) *op {
+	o := n.internal(v, func(r IOResult, _ Buf) { then(r) })
+	o.timed = true
+	n.watchAction(o)
+	return o
+}
+
 // internal starts bookkeeping for an action with a continuation.
 func (n *Node) internal(v *volume, then func(IOResult, Buf)) *op {
 	o := n.newOp(opInternal, v)
@@ -184,6 +203,16 @@ func (n *Node) opDone(e *Event) {
 	if o.v != nil && e.Kind != EvHandlerDone {
 		o.v.disk.running--
 	}
+	if o.orphaned || o.kind == opOrphan {
+		n.orphanDone(o, e.Buf)
+		return
+	}
+	n.actionEnded(o, e)
+}
+
+// actionEnded tells the operation how its action ended.
+func (n *Node) actionEnded(o *op, e *Event) {
+	o.onDisk = false
 	if o.kind == opInternal {
 		then := o.then
 		n.freeOp(o)
@@ -210,8 +239,10 @@ func (n *Node) diskDone(o *op, e *Event) {
 		n.diskFailed(v, fmt.Sprintf("%s at %d+%d", verbNames[o.verb], o.off, o.len))
 	}
 	switch o.kind {
-	case opWrite, opRead:
-		n.clientDiskDone(o, e.Result)
+	case opWrite:
+		n.writeDone(o, e.Result)
+	case opRead:
+		n.readDone(o, e.Result, e.Buf)
 	case opPeerWrite:
 		n.peerWriteDone(o, e.Result)
 	case opPeerRead:
@@ -241,10 +272,15 @@ func (n *Node) countDisk(v *volume, o *op) {
 // diskAction emits the disk action of o; its completion comes back by o's number.
 func (n *Node) diskAction(o *op) {
 	o.v.disk.running++
-	a := Action{Vol: int32(o.v.id), Op: o.id, Off: o.off, Len: o.len, Buf: o.buf, FUA: o.fua, NoHole: o.noHole}
+	n.watchAction(o)
+	o.timed = o.v.cfg.DiskTimeout > 0
+	a := Action{Vol: int32(o.v.id), Op: o.id, Off: o.off, Len: o.len, Buf: o.buf, FUA: o.fua, NoHole: o.noHole, Timed: o.timed}
 	switch o.verb {
 	case verbRead:
 		a.Kind = ActDiskRead
+		if o.timed {
+			a.Buf = 0
+		}
 	case verbWrite:
 		a.Kind = ActDiskWrite
 	case verbTrim:

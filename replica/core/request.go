@@ -188,12 +188,8 @@ func (n *Node) mirror(o *op, good bool) {
 	}
 }
 
-// clientDiskDone: the local part of a client's read or write ended.
-func (n *Node) clientDiskDone(o *op, r IOResult) {
-	if o.kind == opRead {
-		n.readDone(o, r)
-		return
-	}
+// writeDone: the local part of a client's write ended.
+func (n *Node) writeDone(o *op, r IOResult) {
 	o.waits &^= waitLocal
 	if r != IOOK && !o.failed && !o.noSpace {
 		o.failed = true
@@ -321,12 +317,14 @@ func (v *volume) readableLocally(first, last uint64) bool {
 	return syncing && v.st.Disk == Inconsistent && v.disk.bm.CountRange(first, last-first+1) == 0
 }
 
-// readDone: the local disk answered a client's read. A failed one is tried at
-// the peer (DRBD 8.4 on-io-error detach).
-func (n *Node) readDone(o *op, r IOResult) {
+// readDone: the local disk answered a client's read, in buf where the read had
+// memory of its own. A failed one is tried at the peer (DRBD 8.4 on-io-error
+// detach).
+func (n *Node) readDone(o *op, r IOResult, buf Buf) {
 	o.waits = 0
 	if r == IOOK {
-		n.complete(o, IOOK, 0)
+		n.complete(o, IOOK, buf)
+		n.release(buf)
 		return
 	}
 	o.failed = true
