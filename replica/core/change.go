@@ -112,7 +112,11 @@ func (n *Node) afterChange(v *volume, old State) {
 	}
 	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 {
 		v.unsure = true
+		if n.peerServesAlready(v) {
+			n.exposePeer(v)
+		}
 	}
+	n.releaseIDOps(v)
 	n.pauseLog(v)
 	n.updateGate(v)
 	if lostContact(old.PDisk, v.st.PDisk) || (old.Peer != Primary && v.st.Peer == Primary && v.st.PDisk < Inconsistent) {

@@ -19,6 +19,7 @@ type command struct {
 	forced    bool // a promotion that raises disks: those in raise
 	raise     map[uint16]bool
 	linkLost  bool
+	heard     bool // of a detach: the peer announced the generation in which it serves alone
 	undo      []func()
 	result    StateErr // answered in place of Success
 	submitted uint64   // client writes when a demotion began to save
@@ -295,7 +296,7 @@ func (n *Node) runDetach(c *command) bool {
 	case detachAsked:
 		switch {
 		case c.linkLost:
-			c.phase, c.asked = detachStart, false
+			c.phase, c.asked, c.reqID, c.heard = detachStart, false, 0, false
 		case c.reply == 0:
 			return false
 		case c.reply.Failed():
@@ -322,6 +323,15 @@ func (n *Node) runDetach(c *command) bool {
 	}
 	return n.finish(c, Success)
 }
+
+// detaches reports that the command is a detach of v to which the peer was asked to agree.
+func (c *command) detaches(v *volume) bool {
+	return c != nil && c.Kind == CmdDetach && c.reqID != 0 && c.Vol == int32(v.id)
+}
+
+// peerServesAlready reports that the peer, which agreed to a detach, has
+// announced the generation in which ours is not a good disk any more.
+func (n *Node) peerServesAlready(v *volume) bool { return n.cmd.detaches(v) && n.cmd.heard }
 
 func (n *Node) beginDetach(c *command, v *volume) bool {
 	switch {

@@ -86,6 +86,7 @@ type volume struct {
 	heardUUIDs    bool   // in this session
 	indicatorOut  bool   // the writes that let the primary indicator go are under way
 	exposed       uint64 // current id of the data that clients were shown (0 = none)
+	idOps         []*op  // writes and flushes done but for the peer's new generation id
 	unsure        bool   // exposed may be out of date: the peer, serving us alone, starts a new generation
 	opens         int
 	index         rangeIndex

@@ -105,6 +105,9 @@ func (n *Node) tooSmall(v *volume) {
 
 func (n *Node) receiveUUIDs(v *volume, u *wire.UUIDs) {
 	v.peerGen, v.heardUUIDs = *u, true
+	if c := n.cmd; c.detaches(v) {
+		c.heard = true
+	}
 	if n.hs.done && n.role == Primary && v.st.Disk <= Failed {
 		n.log(v, LevelInfo, "receiver updated UUIDs to effective data uuid: %016X", u.Current)
 		n.exposePeer(v)
@@ -400,6 +403,7 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 func (n *Node) exposePeer(v *volume) {
 	if n.role == Primary && v.st.Disk <= Failed && v.st.PDisk == UpToDate && v.peerGen.Current != 0 {
 		v.exposed, v.unsure = v.peerGen.Current, false
+		n.releaseIDOps(v)
 	}
 }
 

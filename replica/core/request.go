@@ -250,6 +250,10 @@ func (n *Node) maybeComplete(o *op) {
 		n.lostOps = append(n.lostOps, o)
 		return
 	}
+	if n.awaitsPeerID(o.v) {
+		o.v.idOps = append(o.v.idOps, o)
+		return
+	}
 	switch {
 	case o.noSpace:
 		n.complete(o, IONoSpace, 0)
@@ -259,6 +263,26 @@ func (n *Node) maybeComplete(o *op) {
 		n.complete(o, IONoData, 0) // both copies went away under it
 	default:
 		n.complete(o, IOOK, 0)
+	}
+}
+
+// awaitsPeerID reports that the local disk is gone and the peer has not said
+// yet that its new generation id is durable. What only the peer has must not
+// complete before that: if both nodes crashed now and the disk that failed
+// came back good, it would carry the same id as the peer's, and discard it.
+func (n *Node) awaitsPeerID(v *volume) bool {
+	return n.role == Primary && v.unsure && v.st.Disk <= Failed && v.st.PDisk == UpToDate && n.connected()
+}
+
+// releaseIDOps completes what waited for the peer's new generation id.
+func (n *Node) releaseIDOps(v *volume) {
+	if len(v.idOps) == 0 || n.awaitsPeerID(v) {
+		return
+	}
+	waiting := v.idOps
+	v.idOps = nil
+	for _, o := range waiting {
+		n.maybeComplete(o)
 	}
 }
 
