@@ -150,7 +150,7 @@ func (n *node) issue(r *request) {
 	b.data = make([]content, r.count)
 	r.issued, r.peerLife = w.now, n.peer().life
 	if r.writes() {
-		r.write = w.oracle.issue(w.stamp(), n.id, r.vol, r.first, r.count, r.kind != core.EvWrite)
+		r.write = w.oracle.Issue(w.stamp(), n.id, r.vol, r.first, r.count, r.kind != core.EvWrite)
 		if r.kind == core.EvWrite {
 			for i := range b.data {
 				b.data[i] = contentOf(r.write, uint32(i))
@@ -158,7 +158,7 @@ func (n *node) issue(r *request) {
 		}
 	}
 	if r.kind == core.EvRead {
-		w.oracle.reading(int64(r.issued))
+		w.oracle.Reading(int64(r.issued))
 	}
 	v := n.vols[r.vol]
 	if r.kind == core.EvRead && v.gate && !n.writing(r) {
@@ -233,7 +233,7 @@ func (n *node) answer(id core.Buf, result core.IOResult, data []content) {
 	}
 	n.w.answered(n, r, result, data)
 	if r.kind == core.EvRead {
-		n.w.oracle.readDone(int64(r.issued))
+		n.w.oracle.ReadDone(int64(r.issued))
 	}
 	if r.answer != nil {
 		r.answer(result, data)

@@ -205,7 +205,7 @@ func (w *World) recreate(n *node) {
 		}
 		v.meta.createMD()
 		v.virgin = true
-		w.oracle.replaced(w.stamp(), n.id, v.id, v.disk.cache)
+		w.oracle.Replaced(w.stamp(), n.id, v.id, v.disk.cache)
 		n.attach(v.id)
 	}
 }
@@ -243,11 +243,11 @@ func (w *World) finalVolume(vol int) {
 	x, y := w.nodes[0].vols[vol].disk.cache, w.nodes[1].vols[vol].disk.cache
 	for s := range w.opt.Blocks * blockSectors {
 		if x[s] != y[s] {
-			w.fail("P11", "volume %d at rest: sector %d holds %s on a, %s on b", vol, s, w.oracle.name(x[s]), w.oracle.name(y[s]))
+			w.fail("P11", "volume %d at rest: sector %d holds %s on a, %s on b", vol, s, w.oracle.Name(x[s]), w.oracle.Name(y[s]))
 			return
 		}
 	}
 	for i, n := range w.nodes {
-		w.oracle.holds(w.stamp(), i, vol, 0, uint32(w.opt.Blocks*blockSectors), n.vols[vol].disk.cache, "P2", "at rest")
+		w.oracle.Holds(w.stamp(), i, vol, 0, uint32(w.opt.Blocks*blockSectors), n.vols[vol].disk.cache, "P2", "at rest")
 	}
 }

@@ -3,26 +3,20 @@ package sim
 import (
 	"math/rand/v2"
 	"slices"
+
+	"replicad/replica/sim/oracle"
 )
 
 const (
-	sectorSize   = 512
-	blockSectors = 8 // sectors of a bitmap block
-	extentBlocks = 1024
+	sectorSize   = oracle.SectorSize
+	blockSectors = oracle.BlockSectors
+	extentBlocks = oracle.ExtentBlocks
 )
 
-// content stands for the 512 bytes of one sector: the number of the write
-// that made them and the sector's place in that write, so that a sector that
-// lands in the wrong place shows. 0 is all zeroes.
-type content uint32
+// content stands for the 512 bytes of a sector.
+type content = oracle.Content
 
-const placeBits = 11 // a write has at most 2048 sectors
-
-func contentOf(write uint32, place uint32) content {
-	return content(write<<placeBits | place&(1<<placeBits-1))
-}
-
-func (c content) write() uint32 { return uint32(c) >> placeBits }
+func contentOf(write, place uint32) content { return oracle.ContentOf(write, place) }
 
 // disk is a backing device with a volatile cache. cache is what a reader sees
 // now. A sector that was written since the last flush also has a history: a
@@ -145,10 +139,10 @@ func (d *disk) cut(r *rand.Rand) {
 	d.history, d.unclean = make(map[uint32]*sectorHistory), nil
 }
 
-// leaves calls f with every content that a crash of the process and the
+// Leaves calls f with every content that a crash of the process and the
 // machine now could leave in sector s, the present one first, until f reports
 // false.
-func (d *disk) leaves(s uint32, f func(content) bool) bool {
+func (d *disk) Leaves(s uint32, f func(content) bool) bool {
 	if !f(d.cache[s]) {
 		return false
 	}
@@ -168,3 +162,6 @@ func (d *disk) leaves(s uint32, f func(content) bool) bool {
 	}
 	return true
 }
+
+// Unclean lists the sectors that a power cut may change.
+func (d *disk) Unclean() []uint32 { return d.unclean }

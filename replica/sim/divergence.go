@@ -51,7 +51,7 @@ func (w *World) seedImages() {
 	if !w.opt.Fresh {
 		w.seedPair()
 	}
-	w.oracle.begin([2][][]content{w.nodes[0].images(), w.nodes[1].images()})
+	w.oracle.Begin([2][][]content{w.nodes[0].images(), w.nodes[1].images()})
 }
 
 // seedPair makes the nodes a pair that was synchronised and taken down.
@@ -118,7 +118,7 @@ func (w *World) mayDiffer(vol int, b uint32) bool {
 	for s := b * blockSectors; s < (b+1)*blockSectors; s++ {
 		c := x.cache[s]
 		same := func(d content) bool { return d == c }
-		if !x.leaves(s, same) || !y.leaves(s, same) {
+		if !x.Leaves(s, same) || !y.Leaves(s, same) {
 			return true
 		}
 	}
@@ -177,8 +177,8 @@ func (w *World) uncovered(vol int, b uint32) {
 
 // possible names what a crash may leave in a sector.
 func (w *World) possible(d *disk, s uint32) (names []string) {
-	d.leaves(s, func(c content) bool {
-		if name := w.oracle.name(c); !slices.Contains(names, name) {
+	d.Leaves(s, func(c content) bool {
+		if name := w.oracle.Name(c); !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 		return true
@@ -227,7 +227,7 @@ func (w *World) mustBeEqual(vol int) {
 			}
 			w.count.Checks++
 			if !w.onItsWay(vol, s) {
-				w.fail("P11", "Connected UpToDate/UpToDate, but volume %d sector %d holds %s on a, %s on b", vol, s, w.oracle.name(x[s]), w.oracle.name(y[s]))
+				w.fail("P11", "Connected UpToDate/UpToDate, but volume %d sector %d holds %s on a, %s on b", vol, s, w.oracle.Name(x[s]), w.oracle.Name(y[s]))
 				return
 			}
 		}

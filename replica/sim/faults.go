@@ -151,10 +151,10 @@ func (w *World) newDisk(n *node) {
 		return
 	}
 	sectors := uint64(len(v.disk.cache))
-	v.disk = newDisk(sectors, w.oracle.garbage())
+	v.disk = newDisk(sectors, w.oracle.Garbage())
 	v.meta.createMD()
 	v.virgin = true
-	w.oracle.replaced(w.stamp(), n.id, v.id, v.disk.cache)
+	w.oracle.Replaced(w.stamp(), n.id, v.id, v.disk.cache)
 	w.touched(v.id, 0, uint32(w.opt.Blocks*blockSectors))
 }
 

@@ -3,7 +3,6 @@ package sim
 import (
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"replicad/bitmap"
@@ -52,7 +51,7 @@ func TestDiskLosesWhatWasNotFlushed(t *testing.T) {
 		d.submit(0, []content{contentOf(5, 0)})
 		d.flushed(mark)
 		var possible []content
-		d.leaves(0, func(c content) bool { possible = append(possible, c); return true })
+		d.Leaves(0, func(c content) bool { possible = append(possible, c); return true })
 		d.cut(r)
 		if !slices.Contains(possible, d.cache[0]) {
 			t.Fatalf("the cut left %v, which leaves did not list: %v", d.cache[0], possible)
@@ -112,92 +111,5 @@ func TestMetaMarks(t *testing.T) {
 	m.applyAL()
 	if !m.bitmap().Test(block) || m.bitmap().Test(5) || m.slots[0] != bitmap.NoExtent {
 		t.Error("replay did not turn the hot extent into bits")
-	}
-}
-
-func testOracle(t *testing.T) (*oracle, *[]string) {
-	t.Helper()
-	var broken []string
-	o := newOracle(&Options{Protocol: 'C'}, func(p, _ string, _ ...any) { broken = append(broken, p) })
-	g := o.garbage()
-	images := [][]content{newDisk(64, g).cache}
-	o.begin([2][][]content{images, images})
-	o.promoted(1, 0, 0, 0, images[0], true)
-	return o, &broken
-}
-
-func TestOracleCatchesAStaleRead(t *testing.T) {
-	o, broken := testOracle(t)
-	old := o.vols[0].logical[0].base[3]
-	w := o.issue(10, 0, 0, 3, 1, false)
-	o.read(12, 11, 0, 0, 3, []content{old}) // concurrent: either will do
-	o.completed(20, w, [2]bool{true, true})
-	o.read(30, 15, 0, 0, 3, []content{old}) // began before the write was done
-	if len(*broken) != 0 {
-		t.Fatalf("good reads are refused: %v", *broken)
-	}
-	o.read(40, 35, 0, 0, 3, []content{old})
-	if strings.Join(*broken, " ") != "P7" {
-		t.Errorf("a stale read was not noticed: %v", *broken)
-	}
-}
-
-func TestOracleCatchesAHoleInTheOrder(t *testing.T) {
-	o, broken := testOracle(t)
-	first := o.issue(10, 0, 0, 3, 1, false)
-	o.completed(20, first, [2]bool{true, true})
-	second := o.issue(30, 0, 0, 5, 1, false)
-	image := slices.Clone(o.vols[0].image[1].base)
-	o.closure(1, 0, image)
-	image[3] = contentOf(first, 0)
-	o.closure(1, 0, image)
-	image[5] = contentOf(second, 0)
-	o.closure(1, 0, image)
-	if len(*broken) != 0 {
-		t.Fatalf("closed sets are refused: %v", *broken)
-	}
-	image[3] = o.vols[0].image[1].base[3]
-	o.closure(1, 0, image)
-	if strings.Join(*broken, " ") != "P4" {
-		t.Errorf("a later write without an earlier one was not noticed: %v", *broken)
-	}
-}
-
-func TestOracleCatchesLostHistory(t *testing.T) {
-	o, broken := testOracle(t)
-	w := o.issue(10, 0, 0, 3, 1, false)
-	o.completed(20, w, [2]bool{true, false})
-	o.resyncStarts(0, 0, 1)
-	if len(*broken) != 0 {
-		t.Fatalf("the right direction is refused: %v", *broken)
-	}
-	o.resyncStarts(0, 1, 0)
-	if strings.Join(*broken, " ") != "P16" {
-		t.Errorf("a resync over the only copy of a write was not noticed: %v", *broken)
-	}
-	o.allow(0, 0, true)
-	o.resyncStarts(0, 1, 0)
-	if len(*broken) != 1 {
-		t.Errorf("a resync by command is refused: %v", *broken)
-	}
-}
-
-func TestOracleCatchesAFlushThatDoesNot(t *testing.T) {
-	o, broken := testOracle(t)
-	d := newDisk(64, 1)
-	copy(d.cache, o.vols[0].image[0].base)
-	w := o.issue(10, 0, 0, 3, 1, false)
-	d.submit(3, []content{contentOf(w, 0)})
-	d.write(3, contentOf(w, 0))
-	o.completed(20, w, [2]bool{true, true})
-	o.durable(0, 0, 0, d, 15, 0) // a flush from before the write was done
-	if len(*broken) != 0 {
-		t.Fatalf("a flush must not cover what completed after it was issued: %v", *broken)
-	}
-	o.durable(0, 0, 0, d, 30, 0)
-	d.flushed(d.clock)
-	o.durable(0, 0, 0, d, 30, 0)
-	if strings.Join(*broken, " ") != "P1" {
-		t.Errorf("a flush that left a write in the cache was not noticed once: %v", *broken)
 	}
 }

@@ -88,7 +88,7 @@ func newNode(w *World, id int) *node {
 		blocks := w.opt.Blocks + w.opt.Spare[id]
 		n.vols = append(n.vols, &volume{
 			id: v, size: blocks * blockSectors * sectorSize,
-			disk: newDisk(blocks*blockSectors, w.oracle.garbage()), meta: newMetaStore(w.opt.Slots),
+			disk: newDisk(blocks*blockSectors, w.oracle.Garbage()), meta: newMetaStore(w.opt.Slots),
 		})
 	}
 	return n
@@ -160,10 +160,10 @@ func (n *node) crash(power bool) {
 		v.attached, v.tainted = false, true
 		v.st = core.State{Role: core.Secondary}
 	}
-	w.oracle.crashed(w.stamp(), n.id, whole, n.images())
+	w.oracle.Crashed(w.stamp(), n.id, whole, n.images())
 	for _, v := range n.peer().vols {
 		if power && v.st.Role == core.Primary && v.st.Disk != core.UpToDate {
-			w.oracle.reverted(w.stamp(), 1-n.id, v.id, n.vols[v.id].disk.cache)
+			w.oracle.Reverted(w.stamp(), 1-n.id, v.id, n.vols[v.id].disk.cache)
 		}
 	}
 	w.diverged()
@@ -186,7 +186,7 @@ func (n *node) attach(vol int) {
 	v.meta.applyAL()
 	v.attached, v.leaving = true, false
 	if v.meta.super.Flags&core.FlagConsistent != 0 {
-		n.w.oracle.given(vol, n.id, false)
+		n.w.oracle.Given(vol, n.id, false)
 	}
 	id := n.newCommand(core.Command{Kind: attachCommand, Vol: int32(vol)})
 	n.event(core.Event{Kind: core.EvAttach, Vol: uint16(vol), Attach: &core.Attachment{

@@ -241,7 +241,7 @@ func (s *Script) request(n *node, words []string) (string, error) {
 	r.answer = func(result core.IOResult, data []content) {
 		out, done = describeResult(words[0], result), true
 		if r.kind == core.EvRead && result == core.IOOK {
-			out = s.w.oracle.brief(data)
+			out = s.w.brief(data)
 		}
 	}
 	n.issue(r)
@@ -260,32 +260,22 @@ func describeResult(verb string, r core.IOResult) string {
 
 // brief names what was read, in runs: garbage, zeroes, or the number of the
 // script's write, counted from 1.
-func (o *oracle) brief(data []content) string {
+func (w *World) brief(data []content) string {
 	var runs []string
 	for _, c := range data {
 		name := "zeroes"
-		switch w := c.write(); {
+		switch {
 		case c == 0:
-		case o.writes[w].node < 0:
+		case !w.oracle.Made(c):
 			name = "old data"
 		default:
-			name = fmt.Sprintf("write %d", w-o.firstWrite()+1)
+			name = fmt.Sprintf("write %d", c.Write()-w.oracle.FirstWrite()+1)
 		}
 		if len(runs) == 0 || runs[len(runs)-1] != name {
 			runs = append(runs, name)
 		}
 	}
 	return "read: " + strings.Join(runs, ", ") + "\n"
-}
-
-// firstWrite is the number of the first write that was really made.
-func (o *oracle) firstWrite() uint32 {
-	for i := range o.writes {
-		if i > 0 && o.writes[i].node >= 0 {
-			return uint32(i)
-		}
-	}
-	return uint32(len(o.writes))
 }
 
 // settle runs until nothing moves, at most ten minutes.

@@ -82,16 +82,16 @@ func (n *node) beginWrite(o *action, v *volume) {
 	if !client && !o.resync {
 		m, before := n.epochs.begin(v.id, o.first, o.count)
 		if m != nil {
-			m.write = o.data[0].write()
+			m.write = o.data[0].Write()
 			n.mustBeStable(before, "submits a write that came after")
 		}
 		o.mirror = m
 	}
 	if !o.resync {
-		n.w.oracle.submitted(n.w.stamp(), n.id, v.id, o.first, o.data)
+		n.w.oracle.Submitted(n.w.stamp(), n.id, v.id, o.first, o.data)
 	}
 	if o.resync {
-		n.w.oracle.resyncWrites(v.id, n.id)
+		n.w.oracle.ResyncWrites(v.id, n.id)
 	}
 	if o.resync && !v.meta.surelyNot(core.FlagConsistent) {
 		n.w.fail("P14", "node %s volume %d writes a resync block while its metadata calls the disk consistent", n.name(), v.id)

@@ -5,7 +5,7 @@
 // failure replays exactly.
 //
 // A run has two phases. In the first, anything may break; after every event
-// the oracle (oracle.go, divergence.go) compares what happened with what was
+// the oracle (package oracle, divergence.go) compares what happened with what was
 // promised. In the second, nothing breaks any more and the pair must converge
 // to two identical, up-to-date disks, or stand still and be mended as an
 // operator would.
@@ -21,6 +21,7 @@ import (
 	"runtime/debug"
 
 	"replicad/replica/core"
+	"replicad/replica/sim/oracle"
 )
 
 // Durations of virtual time.
@@ -38,7 +39,7 @@ type World struct {
 	clock  clock
 	nodes  [2]*node
 	net    network
-	oracle *oracle
+	oracle *oracle.Oracle
 	calm   bool // phase two: no more faults, no new requests
 	script bool // driven by a script: nothing happens by itself
 
@@ -92,7 +93,7 @@ func newWorld(opt Options, trace func(string)) *World {
 		rng:   rand.New(rand.NewPCG(opt.Seed, 0x7265706c69636164)),
 		trace: trace,
 	}
-	w.oracle = newOracle(&opt, w.fail)
+	w.oracle = oracle.New(opt.Protocol, w.fail)
 	for i := range w.nodes {
 		w.nodes[i] = newNode(w, i)
 	}

@@ -42,16 +42,16 @@ func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	}
 	if targeting(now.Conn) && !targeting(old.Conn) {
 		v.syncLife = n.peer().life
-		w.oracle.resyncStarts(v.id, 1-n.id, n.id)
+		w.oracle.ResyncStarts(v.id, 1-n.id, n.id)
 	}
 	if p := n.peer().vols[v.id]; now.Role == core.Primary && old.Disk == core.UpToDate && now.Disk < core.UpToDate && p.tainted {
-		w.oracle.reverted(w.stamp(), n.id, v.id, p.disk.cache)
+		w.oracle.Reverted(w.stamp(), n.id, v.id, p.disk.cache)
 	}
 	if now.Disk == core.Inconsistent && old.Disk > core.Inconsistent {
-		w.oracle.given(v.id, n.id, true)
+		w.oracle.Given(v.id, n.id, true)
 	}
 	if now.Conn == core.Connected && old.Conn == core.WFReportParams {
-		w.oracle.allow(n.id, v.id, false)
+		w.oracle.Allow(n.id, v.id, false)
 	}
 	if now.Conn == core.Connected {
 		w.resyncEnded(n, v, old, now)
@@ -65,14 +65,14 @@ func (w *World) resyncEnded(n *node, v *volume, old, now core.State) {
 	switch {
 	case old.Conn == core.SyncTarget && now.Disk == core.UpToDate:
 		v.virgin, v.tainted = false, n.peer().vols[v.id].tainted
-		w.oracle.resyncEnds(w.stamp(), v.id, 1-n.id, n.id, v.disk.cache)
+		w.oracle.ResyncEnds(w.stamp(), v.id, 1-n.id, n.id, v.disk.cache)
 		if p := n.peer(); !p.up || p.life != v.syncLife || p.vols[v.id].st.Conn < core.Connected {
-			w.oracle.settleFor(w.stamp(), n.id, v.id, v.disk.cache)
+			w.oracle.SettleFor(w.stamp(), n.id, v.id, v.disk.cache)
 		}
 	case sourcing(old.Conn) && now.PDisk == core.UpToDate:
 		p := n.peer().vols[v.id]
 		p.tainted = v.tainted
-		w.oracle.resyncEnds(w.stamp(), v.id, n.id, 1-n.id, p.disk.cache)
+		w.oracle.ResyncEnds(w.stamp(), v.id, n.id, 1-n.id, p.disk.cache)
 	}
 }
 
@@ -107,7 +107,7 @@ func (w *World) roleChanged(n *node, v *volume, now core.State) {
 			}
 		}
 	}
-	w.oracle.demoted(n.id, v.id)
+	w.oracle.Demoted(n.id, v.id)
 }
 
 // promoted checks P14 and what the new Primary's clients will see.
@@ -125,7 +125,7 @@ func (w *World) promoted(n *node, v *volume, now core.State) {
 	}
 	if forced {
 		v.virgin = false
-		w.oracle.forced(n.id, v.id)
+		w.oracle.Forced(n.id, v.id)
 	}
 	for _, o := range n.live {
 		if o.mirror != nil && o.vol == v.id {
@@ -136,9 +136,9 @@ func (w *World) promoted(n *node, v *volume, now core.State) {
 	image := source.vols[v.id].disk.cache
 	tainted := source.vols[v.id].tainted
 	if !tainted && !forced {
-		w.oracle.closure(source.id, v.id, image)
+		w.oracle.Closure(source.id, v.id, image)
 	}
-	w.oracle.promoted(w.stamp(), n.id, v.id, source.id, image, !forced)
+	w.oracle.Promoted(w.stamp(), n.id, v.id, source.id, image, !forced)
 	v.tainted = false
 	if p := n.peer(); !p.up {
 		w.reached.hit(markFailover)
@@ -163,7 +163,7 @@ func (w *World) answered(n *node, r *request, result core.IOResult, data []conte
 	case result != core.IOOK:
 		w.refused(n, v, r, result)
 	case r.kind == core.EvRead:
-		w.oracle.read(w.stamp(), int64(r.issued), n.id, r.vol, r.first, data)
+		w.oracle.Read(w.stamp(), int64(r.issued), n.id, r.vol, r.first, data)
 	case r.kind == core.EvFlush:
 		w.flushed(n, v, int64(r.issued), 0)
 	default:
@@ -182,16 +182,16 @@ func (w *World) wrote(n *node, v *volume, r *request) {
 	if own != peer {
 		w.tracef("write %d at sector %d+%d of volume %d is good on one disk only: %v", r.write, r.first, r.count, r.vol, holds)
 	}
-	w.oracle.completed(w.stamp(), r.write, holds)
+	w.oracle.Completed(w.stamp(), r.write, holds)
 	if own && !peer && w.opt.Protocol == 'C' {
 		w.aloneInGeneration(n, v, r)
 	}
 	if own {
-		w.oracle.holds(w.stamp(), n.id, r.vol, r.first, r.count, v.disk.cache, "P2", "write answered")
+		w.oracle.Holds(w.stamp(), n.id, r.vol, r.first, r.count, v.disk.cache, "P2", "write answered")
 	}
 	p := n.peer()
 	if whole && w.opt.Protocol == 'C' && p.up && p.life == r.peerLife {
-		w.oracle.holds(w.stamp(), p.id, r.vol, r.first, r.count, p.vols[r.vol].disk.cache, "P2", "write answered")
+		w.oracle.Holds(w.stamp(), p.id, r.vol, r.first, r.count, p.vols[r.vol].disk.cache, "P2", "write answered")
 	}
 	if r.fua {
 		w.flushed(n, v, int64(r.issued), r.write)
@@ -208,7 +208,7 @@ func (w *World) aloneInGeneration(n *node, v *volume, r *request) {
 	theirs := n.peer().vols[r.vol].disk.cache
 	has := true // the peer may have acked it before it was lost
 	for s := range r.count {
-		has = has && theirs[r.first+s] == w.oracle.written(r.write, s)
+		has = has && theirs[r.first+s] == w.oracle.Written(r.write, s)
 	}
 	if has {
 		return
@@ -224,10 +224,10 @@ func (w *World) flushed(n *node, v *volume, issued int64, only uint32) {
 	own, _, whole := v.good()
 	p := n.peer()
 	if own {
-		w.oracle.durable(n.id, n.id, v.id, v.disk, issued, only)
+		w.oracle.Durable(n.id, n.id, v.id, v.disk, issued, only)
 	}
 	if whole && w.opt.Protocol == 'C' && p.up {
-		w.oracle.durable(n.id, p.id, v.id, p.vols[v.id].disk, issued, only)
+		w.oracle.Durable(n.id, p.id, v.id, p.vols[v.id].disk, issued, only)
 		w.reached.hit(markFlushBoth)
 	}
 }
@@ -235,7 +235,7 @@ func (w *World) flushed(n *node, v *volume, issued int64, only uint32) {
 // refused judges an error: a Primary with a healthy disk has no reason for one.
 func (w *World) refused(n *node, v *volume, r *request, result core.IOResult) {
 	if r.writes() {
-		w.oracle.failed(w.stamp(), r.write)
+		w.oracle.Failed(w.stamp(), r.write)
 	}
 	if v.st.Role == core.Primary && v.st.Disk == core.UpToDate && w.opt.Weights[faultDiskError] == 0 && !w.script {
 		w.fail("P7", "node %s volume %d refuses a request (%d) although its disk is good: %v", n.name(), v.id, result, v.st)
@@ -247,7 +247,7 @@ func (w *World) refused(n *node, v *volume, r *request, result core.IOResult) {
 func (w *World) acknowledged(n *node, writes []*mirrored) {
 	for _, m := range writes {
 		if m.write != 0 && !m.failed && m.done {
-			w.oracle.acknowledged(w.stamp(), n.id, m.write)
+			w.oracle.Acknowledged(w.stamp(), n.id, m.write)
 		}
 	}
 }
@@ -270,9 +270,9 @@ func (w *World) ordered(n *node, c *core.Command, yes bool) {
 		}
 		switch {
 		case c.Kind == core.CmdInvalidate, c.Kind == core.CmdConnect && c.Discard:
-			w.oracle.allow(n.id, v.id, yes)
+			w.oracle.Allow(n.id, v.id, yes)
 		case c.Kind == core.CmdInvalidateRemote:
-			w.oracle.allow(1-n.id, v.id, yes)
+			w.oracle.Allow(1-n.id, v.id, yes)
 		}
 	}
 }

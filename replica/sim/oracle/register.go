@@ -1,4 +1,4 @@
-package sim
+package oracle
 
 import (
 	"fmt"
@@ -9,14 +9,14 @@ import (
 // register is the set of acceptable contents of every sector of one view of a
 // volume. Sectors without candidates of their own hold what base says.
 type register struct {
-	base  []content
+	base  []Content
 	since int64
 	cands map[uint32][]cand
 }
 
 // cand is an acceptable content.
 type cand struct {
-	content content
+	content Content
 	done    int64 // when its write completed, the largest number while it has not
 	pending int   // writes in flight that would leave it
 	real    bool  // it may be there: it was submitted here, or completed
@@ -25,14 +25,14 @@ type cand struct {
 
 const never = int64(1) << 62
 
-func newRegister(image []content, now int64) *register {
+func newRegister(image []Content, now int64) *register {
 	r := &register{}
 	r.rebase(image, now)
 	return r
 }
 
 // rebase makes the register exactly what an image holds.
-func (r *register) rebase(image []content, now int64) {
+func (r *register) rebase(image []Content, now int64) {
 	r.base, r.since = slices.Clone(image), now
 	r.cands = make(map[uint32][]cand)
 }
@@ -69,7 +69,7 @@ func (r *register) get(s uint32) []cand {
 
 // find returns the candidate, adding it if need be. The pointer is good until
 // the next call.
-func (r *register) find(s uint32, c content) *cand {
+func (r *register) find(s uint32, c Content) *cand {
 	list := r.get(s)
 	i := slices.IndexFunc(list, func(x cand) bool { return x.content == c })
 	if i < 0 {
@@ -81,7 +81,7 @@ func (r *register) find(s uint32, c content) *cand {
 }
 
 // submit makes c a candidate because a write of it was issued.
-func (r *register) submit(s uint32, c content) {
+func (r *register) submit(s uint32, c Content) {
 	x := r.find(s, c)
 	if x.gone != 0 {
 		x.gone, x.done, x.real = 0, never, false
@@ -96,7 +96,7 @@ func (r *register) compact(s uint32, oldestRead int64) {
 }
 
 // settle notes that a write of c, issued at that time, completed.
-func (r *register) settle(s uint32, c content, issued, now int64) {
+func (r *register) settle(s uint32, c Content, issued, now int64) {
 	x := r.find(s, c)
 	x.gone, x.done, x.real = 0, now, true
 	x.pending = max(0, x.pending-1)
@@ -104,7 +104,7 @@ func (r *register) settle(s uint32, c content, issued, now int64) {
 }
 
 // retire removes what was complete before the given time.
-func (r *register) retire(s uint32, keep content, before, now int64) {
+func (r *register) retire(s uint32, keep Content, before, now int64) {
 	list := r.cands[s]
 	for i := range list {
 		x := &list[i]
@@ -116,7 +116,7 @@ func (r *register) retire(s uint32, keep content, before, now int64) {
 
 // leave notes that a write of c ended without this view being promised it.
 // It stays acceptable if it may have got here.
-func (r *register) leave(s uint32, c content, now int64, maybe bool) {
+func (r *register) leave(s uint32, c Content, now int64, maybe bool) {
 	x := r.find(s, c)
 	x.real = x.real || maybe
 	x.pending = max(0, x.pending-1)
@@ -129,7 +129,7 @@ func (r *register) leave(s uint32, c content, now int64, maybe bool) {
 }
 
 // touch notes that c was submitted to the disk of this view.
-func (r *register) touch(s uint32, c content, done int64) {
+func (r *register) touch(s uint32, c Content, done int64) {
 	x := r.find(s, c)
 	x.real = true
 	if x.gone != 0 {
@@ -142,7 +142,7 @@ func (r *register) touch(s uint32, c content, done int64) {
 }
 
 // restore makes c acceptable as if it had just been written.
-func (r *register) restore(s uint32, c content, now int64) {
+func (r *register) restore(s uint32, c Content, now int64) {
 	if _, ok := r.cands[s]; !ok && r.base[s] == c {
 		return
 	}
@@ -151,7 +151,7 @@ func (r *register) restore(s uint32, c content, now int64) {
 }
 
 // allows reports whether c is acceptable, or was at since or later.
-func (r *register) allows(s uint32, c content, since int64) bool {
+func (r *register) allows(s uint32, c Content, since int64) bool {
 	list, ok := r.cands[s]
 	if !ok {
 		return r.base[s] == c
@@ -167,7 +167,7 @@ func (r *register) allows(s uint32, c content, since int64) bool {
 // observe notes that a read issued at that time returned c: what was complete
 // before the read began and is not c can never be seen again, and neither can
 // what was complete before c's own write was issued.
-func (r *register) observe(s uint32, c content, readIssued, now, writeIssued int64) {
+func (r *register) observe(s uint32, c Content, readIssued, now, writeIssued int64) {
 	if _, ok := r.cands[s]; !ok {
 		return
 	}
@@ -182,24 +182,26 @@ func (r *register) observe(s uint32, c content, readIssued, now, writeIssued int
 	}
 }
 
-// name describes a content.
-func (o *oracle) name(c content) string {
+// Name describes a content.
+func (o *Oracle) Name(c Content) string {
 	switch {
 	case c == 0:
 		return "zeroes"
-	case o.writes[c.write()].node < 0:
-		return fmt.Sprintf("garbage %d", c.write())
+	case o.writes[c.Write()].node < 0:
+		return fmt.Sprintf("garbage %d", c.Write())
 	}
-	w := &o.writes[c.write()]
-	return fmt.Sprintf("write %d.%d (node %d, sector %d+%d, issued %s, done %s)", c.write(), uint32(c)&(1<<placeBits-1), w.node, w.first, w.count, nanos(w.issued), nanos(w.done))
+	w := &o.writes[c.Write()]
+	return fmt.Sprintf("write %d.%d (node %d, sector %d+%d, issued %s, done %s)", c.Write(), uint32(c)&(1<<placeBits-1), w.node, w.first, w.count, nanos(w.issued), nanos(w.done))
 }
 
-func (o *oracle) names(list []cand) string {
+func (o *Oracle) names(list []cand) string {
 	var names []string
 	for _, x := range list {
 		if x.gone == 0 {
-			names = append(names, o.name(x.content))
+			names = append(names, o.Name(x.content))
 		}
 	}
 	return strings.Join(names, " | ")
 }
+
+func nanos(t int64) string { return fmt.Sprintf("%.6f", float64(t)/1e9) }

@@ -1,8 +1,8 @@
-package sim
+package oracle
 
 import "slices"
 
-// oracle knows what the two disks and every reader may show. It learns only
+// Oracle knows what the two disks and every reader may show. It learns only
 // of requests, their answers, and of events that may discard data; it knows
 // nothing of how the core works.
 //
@@ -28,7 +28,7 @@ import "slices"
 // P16: writes that completed on one disk only are that disk's own history
 // (lineage). A resync may overwrite a disk only if the source has all of its
 // history, or after a command that says so.
-type oracle struct {
+type Oracle struct {
 	fail     func(property, format string, args ...any)
 	protocol byte
 	writes   []write // by number; 0 is unused
@@ -65,8 +65,10 @@ type lineage struct {
 	given   bool // it was declared bad
 }
 
-func newOracle(o *Options, fail func(string, string, ...any)) *oracle {
-	return &oracle{fail: fail, protocol: o.Protocol, writes: make([]write, 1)}
+// New returns an oracle for one run under protocol A, B or C. fail is called for
+// each broken promise, with its number in the list of invariants.
+func New(protocol byte, fail func(property, format string, args ...any)) *Oracle {
+	return &Oracle{fail: fail, protocol: protocol, writes: make([]write, 1)}
 }
 
 func (v *volumeOracle) forgetHistory() {
@@ -75,15 +77,15 @@ func (v *volumeOracle) forgetHistory() {
 	}
 }
 
-// garbage takes the number of a write that was never made, for the initial
+// Garbage takes the number of a write that was never made, for the initial
 // content of a disk.
-func (o *oracle) garbage() uint32 {
+func (o *Oracle) Garbage() uint32 {
 	o.writes = append(o.writes, write{node: -1})
 	return uint32(len(o.writes) - 1)
 }
 
-// begin tells the oracle what the disks hold at the start.
-func (o *oracle) begin(images [2][][]content) {
+// Begin tells the oracle what the disks hold at the start.
+func (o *Oracle) Begin(images [2][][]Content) {
 	for v := range images[0] {
 		vo := &volumeOracle{}
 		vo.forgetHistory()
@@ -96,14 +98,14 @@ func (o *oracle) begin(images [2][][]content) {
 
 // --- requests
 
-// issue numbers a write and makes it a candidate everywhere.
-func (o *oracle) issue(now int64, node, vol int, first, count uint32, zero bool) uint32 {
+// Issue numbers a write and makes it a candidate everywhere.
+func (o *Oracle) Issue(now int64, node, vol int, first, count uint32, zero bool) uint32 {
 	o.writes = append(o.writes, write{vol: vol, first: first, count: count, zero: zero, node: node, issued: now})
 	id := uint32(len(o.writes) - 1)
 	o.inFlight = append(o.inFlight, id)
 	v := o.vols[vol]
 	for s := range count {
-		c := o.written(id, s)
+		c := o.Written(id, s)
 		v.history[node][first+s] = append(v.history[node][first+s], id)
 		for _, r := range []*register{v.logical[node], v.image[0], v.image[1]} {
 			if r == nil {
@@ -118,38 +120,39 @@ func (o *oracle) issue(now int64, node, vol int, first, count uint32, zero bool)
 	return id
 }
 
-// reading and readDone keep book of the reads in flight.
-func (o *oracle) reading(issued int64) { o.reads = append(o.reads, issued) }
+// Reading notes a read that begins: what it may return is kept until ReadDone.
+func (o *Oracle) Reading(issued int64) { o.reads = append(o.reads, issued) }
 
-func (o *oracle) readDone(issued int64) {
+// ReadDone notes that a read issued at that time was answered.
+func (o *Oracle) ReadDone(issued int64) {
 	if i := slices.Index(o.reads, issued); i >= 0 {
 		o.reads = slices.Delete(o.reads, i, i+1)
 	}
 }
 
-func (o *oracle) oldestRead(now int64) int64 {
+func (o *Oracle) oldestRead(now int64) int64 {
 	for _, issued := range o.reads {
 		now = min(now, issued)
 	}
 	return now
 }
 
-// written is what write id leaves in its sector number place.
-func (o *oracle) written(id, place uint32) content {
+// Written is what write id leaves in its sector number place.
+func (o *Oracle) Written(id, place uint32) Content {
 	if o.writes[id].zero {
 		return 0
 	}
-	return contentOf(id, place)
+	return ContentOf(id, place)
 }
 
-// completed notes a successful answer; holds says which disks must have it.
-func (o *oracle) completed(now int64, id uint32, holds [2]bool) {
+// Completed notes a successful answer; holds says which disks must have it.
+func (o *Oracle) Completed(now int64, id uint32, holds [2]bool) {
 	w := &o.writes[id]
 	o.endFlight(id)
 	w.done = now
 	v := o.vols[w.vol]
 	for s := range w.count {
-		c := o.written(id, s)
+		c := o.Written(id, s)
 		if r := v.logical[w.node]; r != nil {
 			r.settle(w.first+s, c, w.issued, now)
 		}
@@ -168,28 +171,28 @@ func (o *oracle) completed(now int64, id uint32, holds [2]bool) {
 	}
 }
 
-// failed notes an unsuccessful answer: the write may have happened or not.
-func (o *oracle) failed(now int64, id uint32) {
+// Failed notes an unsuccessful answer: the write may have happened or not.
+func (o *Oracle) Failed(now int64, id uint32) {
 	w := &o.writes[id]
 	o.endFlight(id)
 	v := o.vols[w.vol]
 	for s := range w.count {
 		for _, r := range []*register{v.logical[w.node], v.image[0], v.image[1]} {
 			if r != nil {
-				r.leave(w.first+s, o.written(id, s), now, true)
+				r.leave(w.first+s, o.Written(id, s), now, true)
 			}
 		}
 	}
 }
 
-func (o *oracle) endFlight(id uint32) {
+func (o *Oracle) endFlight(id uint32) {
 	if i := slices.Index(o.inFlight, id); i >= 0 {
 		o.inFlight = slices.Delete(o.inFlight, i, i+1)
 	}
 }
 
-// read checks what a client was told (P7).
-func (o *oracle) read(now, issued int64, node, vol int, first uint32, data []content) {
+// Read checks what a client was told (P7).
+func (o *Oracle) Read(now, issued int64, node, vol int, first uint32, data []Content) {
 	r := o.vols[vol].logical[node]
 	if r == nil {
 		o.fail("P7", "node %d answers a read of sector %d+%d, and is no Primary", node, first, len(data))
@@ -198,56 +201,56 @@ func (o *oracle) read(now, issued int64, node, vol int, first uint32, data []con
 	for i, c := range data {
 		s := first + uint32(i)
 		if !r.allows(s, c, issued) {
-			o.fail("P7", "node %d volume %d sector %d reads as %s; acceptable: %s", node, vol, s, o.name(c), o.names(r.get(s)))
+			o.fail("P7", "node %d volume %d sector %d reads as %s; acceptable: %s", node, vol, s, o.Name(c), o.names(r.get(s)))
 			return
 		}
 		if c != 0 {
-			r.observe(s, c, issued, now, o.writes[c.write()].issued)
+			r.observe(s, c, issued, now, o.writes[c.Write()].issued)
 		}
 	}
 }
 
 // --- disks
 
-// submitted notes that a disk was given contents of a write: from now on they
+// Submitted notes that a disk was given contents of a write: from now on they
 // may be there.
-func (o *oracle) submitted(now int64, node, vol int, first uint32, data []content) {
+func (o *Oracle) Submitted(now int64, node, vol int, first uint32, data []Content) {
 	for i, c := range data {
 		done := now
 		if c != 0 {
-			done = o.writes[c.write()].done
+			done = o.writes[c.Write()].done
 		}
 		o.vols[vol].image[node].touch(first+uint32(i), c, done)
 	}
 }
 
-// acknowledged notes that node said a mirrored write is stable.
-func (o *oracle) acknowledged(now int64, node int, id uint32) {
+// Acknowledged notes that node said a mirrored write is stable.
+func (o *Oracle) Acknowledged(now int64, node int, id uint32) {
 	w := &o.writes[id]
 	if o.protocol != 'A' || w.node == node {
 		return
 	}
 	for s := range w.count {
-		o.vols[w.vol].image[node].settle(w.first+s, o.written(id, s), w.issued, now)
+		o.vols[w.vol].image[node].settle(w.first+s, o.Written(id, s), w.issued, now)
 	}
 }
 
-// holds checks that a disk's cache has the sectors as they must be now (P2).
-func (o *oracle) holds(now int64, node, vol int, first, count uint32, cache []content, property, when string) {
+// Holds checks that a disk's cache has the sectors as they must be now (P2).
+func (o *Oracle) Holds(now int64, node, vol int, first, count uint32, cache []Content, property, when string) {
 	r := o.vols[vol].image[node]
 	for s := first; s < first+count; s++ {
 		if !r.allows(s, cache[s], now+1) { // not what this very event replaced
-			o.fail(property, "%s: node %d volume %d sector %d holds %s; acceptable: %s", when, node, vol, s, o.name(cache[s]), o.names(r.get(s)))
+			o.fail(property, "%s: node %d volume %d sector %d holds %s; acceptable: %s", when, node, vol, s, o.Name(cache[s]), o.names(r.get(s)))
 			return
 		}
 	}
 }
 
-// durable checks that no crash of node brings back what a completed flush
+// Durable checks that no crash of node brings back what a completed flush
 // issued at before has replaced (P1). only, if not 0, is the one write that
 // counts: a completed FUA.
-func (o *oracle) durable(primary, node, vol int, d *disk, before int64, only uint32) {
-	sectors := d.unclean
+func (o *Oracle) Durable(primary, node, vol int, d Disk, before int64, only uint32) {
+	sectors := d.Unclean()
 	if only != 0 {
 		w := &o.writes[only]
 		sectors = make([]uint32, 0, w.count)
@@ -256,9 +259,9 @@ func (o *oracle) durable(primary, node, vol int, d *disk, before int64, only uin
 		}
 	}
 	for _, s := range sectors {
-		d.leaves(s, func(c content) bool {
+		d.Leaves(s, func(c Content) bool {
 			if id := o.superseded(primary, vol, s, c, before, only); id != 0 {
-				o.fail("P1", "flush done, but after a power cut node %d volume %d sector %d may hold %s, older than %s", node, vol, s, o.name(c), o.name(contentOf(id, 0)))
+				o.fail("P1", "flush done, but after a power cut node %d volume %d sector %d may hold %s, older than %s", node, vol, s, o.Name(c), o.Name(ContentOf(id, 0)))
 				return false
 			}
 			return true
@@ -268,13 +271,13 @@ func (o *oracle) durable(primary, node, vol int, d *disk, before int64, only uin
 
 // superseded finds a write of sector s that completed before the given time
 // and that surely came after content c; 0 if there is none.
-func (o *oracle) superseded(primary, vol int, s uint32, c content, before int64, only uint32) uint32 {
+func (o *Oracle) superseded(primary, vol int, s uint32, c Content, before int64, only uint32) uint32 {
 	for _, id := range o.vols[vol].history[primary][s] {
 		w := &o.writes[id]
 		if only != 0 && id != only || only == 0 && (w.done == 0 || w.done >= before) {
 			continue
 		}
-		if c == o.written(id, s-w.first) {
+		if c == o.Written(id, s-w.first) {
 			continue
 		}
 		if o.older(vol, s, c, w) {
@@ -286,9 +289,9 @@ func (o *oracle) superseded(primary, vol int, s uint32, c content, before int64,
 
 // older reports that content c of sector s was surely there before w. What
 // another Primary wrote was: it is what w's Primary began with.
-func (o *oracle) older(vol int, s uint32, c content, w *write) bool {
+func (o *Oracle) older(vol int, s uint32, c Content, w *write) bool {
 	if c != 0 {
-		x := &o.writes[c.write()]
+		x := &o.writes[c.Write()]
 		return x.node != w.node || x.done != 0 && x.done < w.issued
 	}
 	for _, id := range o.vols[vol].history[w.node][s] { // any of the writes of zeroes may have made it
@@ -300,17 +303,17 @@ func (o *oracle) older(vol int, s uint32, c content, w *write) bool {
 	return true
 }
 
-// closure checks (P4) that the writes visible in an image are closed under
+// Closure checks (P4) that the writes visible in an image are closed under
 // "completed before issued": no write of the other node is missing that
-// completed before one that is there was issued.
-func (o *oracle) closure(node, vol int, image []content) {
+// Completed before one that is there was issued.
+func (o *Oracle) Closure(node, vol int, image []Content) {
 	missing, visible := int64(1)<<62, int64(-1)
 	var lost, seen uint32
 	for s, history := range o.vols[vol].history[1-node] {
 		c := image[s]
 		for _, id := range history {
 			w := &o.writes[id]
-			if c == o.written(id, s-w.first) {
+			if c == o.Written(id, s-w.first) {
 				if c != 0 && w.issued > visible {
 					visible, seen = w.issued, id
 				}
@@ -322,13 +325,13 @@ func (o *oracle) closure(node, vol int, image []content) {
 		}
 	}
 	if missing < visible {
-		o.fail("P4", "node %d volume %d holds %s but lacks %s, which completed before that was issued", node, vol, o.name(contentOf(seen, 0)), o.name(contentOf(lost, 0)))
+		o.fail("P4", "node %d volume %d holds %s but lacks %s, which completed before that was issued", node, vol, o.Name(ContentOf(seen, 0)), o.Name(ContentOf(lost, 0)))
 	}
 }
 
-// crashed notes the end of a node: its clients are gone, its disks hold what
+// Crashed notes the end of a node: its clients are gone, its disks hold what
 // they hold. whole says which of them must still be acceptable as they are.
-func (o *oracle) crashed(now int64, node int, whole []bool, images [][]content) {
+func (o *Oracle) Crashed(now int64, node int, whole []bool, images [][]Content) {
 	for _, id := range slices.Clone(o.inFlight) {
 		if o.writes[id].node == node {
 			o.abandon(now, id)
@@ -337,22 +340,22 @@ func (o *oracle) crashed(now int64, node int, whole []bool, images [][]content) 
 	for vol, v := range o.vols {
 		v.logical[node] = nil
 		if whole[vol] {
-			o.holds(now, node, vol, 0, uint32(len(images[vol])), images[vol], "P2", "after a kill")
+			o.Holds(now, node, vol, 0, uint32(len(images[vol])), images[vol], "P2", "after a kill")
 		}
 		v.image[node].rebase(images[vol], now)
 		v.lineage[node].open = false
 	}
 }
 
-// settleFor takes a disk as it is: the source of its resync died, so what it
+// SettleFor takes a disk as it is: the source of its resync died, so what it
 // had is only known by what arrived.
-func (o *oracle) settleFor(now int64, node, vol int, image []content) {
+func (o *Oracle) SettleFor(now int64, node, vol int, image []Content) {
 	o.vols[vol].image[node].rebase(image, now)
 }
 
-// reverted notes a power cut of the only good disk that a living Primary
+// Reverted notes a power cut of the only good disk that a living Primary
 // serves from: what was not flushed may be gone for its clients.
-func (o *oracle) reverted(now int64, primary, vol int, image []content) {
+func (o *Oracle) Reverted(now int64, primary, vol int, image []Content) {
 	r := o.vols[vol].logical[primary]
 	for s, c := range image {
 		if r != nil && s < len(r.base) {
@@ -362,24 +365,24 @@ func (o *oracle) reverted(now int64, primary, vol int, image []content) {
 }
 
 // abandon ends a write whose Primary is gone: the peer may get it yet.
-func (o *oracle) abandon(now int64, id uint32) {
+func (o *Oracle) abandon(now int64, id uint32) {
 	w := &o.writes[id]
 	o.endFlight(id)
 	for s := range w.count {
 		for _, r := range o.vols[w.vol].image {
-			r.leave(w.first+s, o.written(id, s), now, true)
+			r.leave(w.first+s, o.Written(id, s), now, true)
 		}
 	}
 }
 
 // --- roles and resync
 
-// promoted begins the view of a new Primary's clients: the content of the
+// Promoted begins the view of a new Primary's clients: the content of the
 // disk it serves from, which must be acceptable unless it was forced.
-func (o *oracle) promoted(now int64, node, vol, source int, image []content, strict bool) {
+func (o *Oracle) Promoted(now int64, node, vol, source int, image []Content, strict bool) {
 	v := o.vols[vol]
 	if strict {
-		o.holds(now, source, vol, 0, uint32(len(image)), image, "P3", "at promotion")
+		o.Holds(now, source, vol, 0, uint32(len(image)), image, "P3", "at promotion")
 	}
 	if source == node {
 		v.image[node].rebase(image, now)
@@ -388,16 +391,17 @@ func (o *oracle) promoted(now int64, node, vol, source int, image []content, str
 	v.forgetHistory()
 }
 
-func (o *oracle) demoted(node, vol int) { o.vols[vol].logical[node] = nil }
+// Demoted ends the view of a Primary's clients.
+func (o *Oracle) Demoted(node, vol int) { o.vols[vol].logical[node] = nil }
 
-// forced notes that the operator declared a node's disk good.
-func (o *oracle) forced(node, vol int) {
+// Forced notes that the operator declared a node's disk good.
+func (o *Oracle) Forced(node, vol int) {
 	l := &o.vols[vol].lineage[node]
 	l.broken, l.allowed, l.given, l.open = false, false, false, false
 }
 
 // solo notes a write that only one disk holds.
-func (o *oracle) solo(v *volumeOracle, node int) {
+func (o *Oracle) solo(v *volumeOracle, node int) {
 	l := &v.lineage[node]
 	if l.open {
 		return
@@ -407,23 +411,23 @@ func (o *oracle) solo(v *volumeOracle, node int) {
 	l.open = true
 }
 
-// allow notes that a command lets a resync overwrite a node's disk.
-func (o *oracle) allow(node, vol int, yes bool) { o.vols[vol].lineage[node].allowed = yes }
+// Allow notes that a command lets a resync overwrite a node's disk.
+func (o *Oracle) Allow(node, vol int, yes bool) { o.vols[vol].lineage[node].allowed = yes }
 
-// given notes that a disk was declared bad, or that it is not after all: the
+// Given notes that a disk was declared bad, or that it is not after all: the
 // crash came before that was on record.
-func (o *oracle) given(vol, node int, yes bool) { o.vols[vol].lineage[node].given = yes }
+func (o *Oracle) Given(vol, node int, yes bool) { o.vols[vol].lineage[node].given = yes }
 
-// replaced notes that a node has a new, empty disk.
-func (o *oracle) replaced(now int64, node, vol int, image []content) {
+// Replaced notes that a node has a new, empty disk.
+func (o *Oracle) Replaced(now int64, node, vol int, image []Content) {
 	v := o.vols[vol]
 	v.image[node].rebase(image, now)
 	v.lineage[node] = lineage{broken: true}
 }
 
-// resyncStarts checks P16 and P14: the target loses nothing that the source
+// ResyncStarts checks P16 and P14: the target loses nothing that the source
 // lacks, and the source is whole.
-func (o *oracle) resyncStarts(vol, source, target int) {
+func (o *Oracle) ResyncStarts(vol, source, target int) {
 	v := o.vols[vol]
 	from, to := &v.lineage[source], &v.lineage[target]
 	if from.broken {
@@ -438,15 +442,15 @@ func (o *oracle) resyncStarts(vol, source, target int) {
 	}
 }
 
-// resyncWrites notes that the target begins to be overwritten.
-func (o *oracle) resyncWrites(vol, target int) {
+// ResyncWrites notes that the target begins to be overwritten.
+func (o *Oracle) ResyncWrites(vol, target int) {
 	o.vols[vol].lineage[target].broken = true
 }
 
-// resyncEnds makes the target's disk what the source's is. Under protocols A
+// ResyncEnds makes the target's disk what the source's is. Under protocols A
 // and B the source completes writes that the target does not have on its disk
 // yet: then what is there is acceptable too.
-func (o *oracle) resyncEnds(now int64, vol, source, target int, image []content) {
+func (o *Oracle) ResyncEnds(now int64, vol, source, target int, image []Content) {
 	v := o.vols[vol]
 	v.image[target].copyFrom(v.image[source])
 	for s := range image {
@@ -456,4 +460,18 @@ func (o *oracle) resyncEnds(now int64, vol, source, target int, image []content)
 	}
 	v.lineage[target] = lineage{tokens: slices.Clone(v.lineage[source].tokens)}
 	v.lineage[source].open = false
+}
+
+// Made reports whether a write of this run made c, and not what was on the
+// disks before.
+func (o *Oracle) Made(c Content) bool { return o.writes[c.Write()].node >= 0 }
+
+// FirstWrite is the number of the first write that was really made.
+func (o *Oracle) FirstWrite() uint32 {
+	for i := range o.writes {
+		if i > 0 && o.writes[i].node >= 0 {
+			return uint32(i)
+		}
+	}
+	return uint32(len(o.writes))
 }
