@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"replicad/internal/failpoint"
 )
 
 // A batch ends when the reader runs out of complete requests, or here, so that
@@ -305,7 +307,12 @@ func (c *conn) Read(p []byte) (int, error) {
 		if c.patience == patienceStall {
 			c.limitWait()
 		}
+		h, err := failpoint.Begin(failpoint.NBDReceive)
+		if err != nil {
+			return 0, err
+		}
 		n, err := c.sock.Read(p)
+		h.End()
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"replicad/internal/failpoint"
 )
 
 const (
@@ -279,7 +281,13 @@ func (o *outbox) tryOrWait(fd uintptr) bool {
 
 func (o *outbox) advance(fd uintptr) (progress bool) {
 	for len(o.iovs) > 0 {
+		h, err := failpoint.Begin(failpoint.NBDReply)
+		if err != nil {
+			o.failure = syscall.EIO
+			return progress
+		}
 		n, errno := writev(fd, o.iovs)
+		h.End()
 		switch errno {
 		case 0:
 			o.iovs = consume(o.iovs, n)

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"replicad/internal/failpoint"
 )
 
 // connectionBytesMax is the part of the server's budget one connection can
@@ -250,7 +252,12 @@ func (s *Server) isClosed() bool {
 
 // admit starts a connection, or drops the client when there are too many.
 func (s *Server) admit(nc net.Conn) {
-	c, err := s.newConn(nc)
+	var c *conn
+	h, err := failpoint.Begin(failpoint.NBDAccept)
+	if err == nil {
+		c, err = s.newConn(nc)
+		h.End()
+	}
 	if err != nil {
 		_ = nc.Close()
 		s.cfg.Logger.Warn("nbd client turned away", "error", err)

@@ -8,11 +8,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
+
+	"replicad/internal/failpoint"
 )
 
 // version is set by the linker.
@@ -22,6 +25,13 @@ func main() { os.Exit(mainCode()) }
 
 // mainCode is main with an exit code, for the test binary that poses as us.
 func mainCode() int {
+	if err := failpoint.Arm(os.Getenv(failpoint.Env)); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", failpoint.Env, err)
+		return exitUsage
+	}
+	if rules := failpoint.Armed(); rules != "" {
+		fmt.Fprintf(os.Stderr, "WARNING: %s is set: this process will fail on purpose: %s\n", failpoint.Env, rules)
+	}
 	// The daemon and the demo have their own ways with signals.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	a := &app{

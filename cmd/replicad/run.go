@@ -15,6 +15,7 @@ import (
 
 	"replicad/internal/ctl"
 	"replicad/internal/daemon"
+	"replicad/internal/failpoint"
 )
 
 // runCmd is the daemon.
@@ -42,10 +43,15 @@ func (c *runCmd) Run(a *app) error {
 	if err != nil {
 		return fmt.Errorf("find the socket: %w", err)
 	}
+	log := slog.New(c.logHandler(a))
+	if rules := failpoint.Armed(); rules != "" {
+		log.Warn("failpoints are armed: this daemon will fail on purpose; do not trust it with data",
+			"rules", rules, "from", failpoint.Env)
+	}
 	ctx, reload := a.daemonSignals()
 	err = daemon.Run(ctx, daemon.Options{
 		ConfigPath: path, Self: self, Socket: socket, Version: version,
-		StopTimeout: stopTimeout, Log: slog.New(c.logHandler(a)),
+		StopTimeout: stopTimeout, Log: log,
 		MakeRunDir: func() error {
 			_, err := ctl.MakeRunDir(a.global.Node)
 			return err

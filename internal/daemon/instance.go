@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"replicad/internal/failpoint"
 )
 
 // HeldError says that another daemon has the control socket.
@@ -104,9 +106,13 @@ func listenPrivately(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("open control socket: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	err = os.Chmod(fresh, 0o600)
+	h, err := failpoint.Begin(failpoint.ControlListen)
+	if err == nil {
+		err = os.Chmod(fresh, 0o600)
+	}
 	if err == nil {
 		err = os.Rename(fresh, path)
+		h.End()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("put control socket in place: %w", err), l.Close(), os.Remove(fresh))

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"replicad/internal/failpoint"
 )
 
 const (
@@ -61,10 +63,20 @@ func (f *statusFile) write(path string, text []byte) error {
 		f.path = path
 	}
 	fresh := path + ".new"
-	if err := os.WriteFile(fresh, text, 0o644); err != nil {
+	h, err := failpoint.Begin(failpoint.StatusWrite)
+	if err == nil {
+		err = os.WriteFile(fresh, text, 0o644)
+		h.End()
+	}
+	if err != nil {
 		return fmt.Errorf("write status file: %w", err)
 	}
-	if err := os.Rename(fresh, path); err != nil {
+	h, err = failpoint.Begin(failpoint.StatusRename)
+	if err == nil {
+		err = os.Rename(fresh, path)
+		h.End()
+	}
+	if err != nil {
 		return fmt.Errorf("replace status file: %w", err)
 	}
 	f.failing = false

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"replicad/internal/failpoint"
 )
 
 // Options says how Open takes hold of a device. The zero value means: read and
@@ -80,7 +82,12 @@ func openLocked(path string, opts Options) (int, error) {
 			flags |= unix.O_EXCL
 		}
 	}
+	h, err := failpoint.Begin(failpoint.DiskOpen)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", path, err)
+	}
 	fd, err := openRetry(path, flags)
+	h.End()
 	if errors.Is(err, unix.EBUSY) {
 		return -1, busy(path, opts)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"replicad/internal/failpoint"
 )
 
 // Discard implements Device: a hole in a file, BLKDISCARD on a block device.
@@ -16,7 +18,11 @@ func (f *File) Discard(off, n int64) error {
 	if n == 0 {
 		return nil
 	}
-	var err error
+	h, err := failpoint.Begin(failpoint.DiskDiscard)
+	if err != nil {
+		return f.opError("discard", err)
+	}
+	defer h.End()
 	if f.block {
 		err = blockRange(f.fd, unix.BLKDISCARD, off, n)
 	} else {
@@ -39,6 +45,11 @@ func (f *File) WriteZeroes(off, n int64, noHole bool) error {
 	if n == 0 {
 		return nil
 	}
+	h, err := failpoint.Begin(failpoint.DiskZero)
+	if err != nil {
+		return f.opError("zero", err)
+	}
+	defer h.End()
 	if !noHole {
 		err := fallocate(f.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 		if !unsupported(err) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 
+	"replicad/internal/failpoint"
 	"replicad/wire"
 )
 
@@ -89,7 +90,13 @@ func (c *Conn) Buffered() int { return c.w - c.r }
 // verified. After an error the session is closed; a payload returned with the
 // error is a buffer from alloc that the caller must take back.
 func (c *Conn) Read(alloc func(n int) []byte) (wire.Msg, []byte, error) {
-	m, payload, err := c.read(alloc)
+	h, err := failpoint.Begin(failpoint.LinkReceive)
+	var m wire.Msg
+	var payload []byte
+	if err == nil {
+		m, payload, err = c.read(alloc)
+		h.End()
+	}
 	if err != nil {
 		c.session.Close(fmt.Errorf("read %v connection: %w", c.channel, err))
 		return wire.Msg{}, payload, c.session.Err()

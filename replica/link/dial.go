@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"replicad/internal/failpoint"
 	"replicad/wire"
 )
 
@@ -126,7 +127,12 @@ func (l *Link) dialConn(ctx context.Context) (*net.TCPConn, error) {
 		KeepAliveConfig: l.cfg.Socket.keepAlive(),
 		Control:         l.cfg.Socket.control,
 	}
+	h, err := failpoint.Begin(failpoint.LinkDial)
+	if err != nil {
+		return nil, fmt.Errorf("dial peer: %w", err)
+	}
 	conn, err := d.DialContext(ctx, "tcp", l.cfg.Peer.String())
+	h.End()
 	if err != nil {
 		return nil, fmt.Errorf("dial peer: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"replicad/internal/failpoint"
 	"replicad/wire"
 )
 
@@ -123,7 +124,13 @@ func (l *Listener) acceptLoop() {
 				return
 			}
 		}
+		h, err := failpoint.Begin(failpoint.LinkAccept)
+		if err != nil {
+			_ = conn.Close()
+			continue
+		}
 		l.admit(conn)
+		h.End()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"replicad/internal/failpoint"
 	"replicad/wire"
 )
 
@@ -145,7 +146,12 @@ func (o *outbox) run(block bool, target uint64) {
 				return
 			}
 		}
-		done, err := o.w.flush(block)
+		h, err := failpoint.Begin(failpoint.LinkSend)
+		done := false
+		if err == nil {
+			done, err = o.w.flush(block)
+			h.End()
+		}
 		if err != nil {
 			o.lose(err)
 			return

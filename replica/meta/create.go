@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"replicad/internal/failpoint"
 	"replicad/replica/disk"
 )
 
@@ -181,7 +182,12 @@ func create(md disk.Device, l Layout, opts *CreateOptions) error {
 	fmt.Fprintln(opts.Out, "Writing meta data...")
 	block := newBlocks(1)
 	putSuper(block, &super)
-	if _, err := md.WriteDurable(block, l.Super.Bytes()); err != nil {
+	h, err := failpoint.Begin(failpoint.MetaCreateSuper)
+	if err == nil {
+		_, err = md.WriteDurable(block, l.Super.Bytes())
+		h.End()
+	}
+	if err != nil {
 		return fmt.Errorf("write superblock: %w", err)
 	}
 	fmt.Fprintln(opts.Out, "New drbd meta data block successfully created.")
@@ -211,6 +217,11 @@ func newSuper(l Layout, opts *CreateOptions) (Super, error) {
 // zeroBitmap zeroes the whole bitmap area, which also allocates it, so that
 // marking a block out of sync cannot fail for want of space.
 func zeroBitmap(md disk.Device, l Layout) error {
+	h, err := failpoint.Begin(failpoint.MetaCreateBitmap)
+	if err != nil {
+		return fmt.Errorf("zero bitmap: %w", err)
+	}
+	defer h.End()
 	if err := md.WriteZeroes(l.Bitmap.Bytes(), l.BitmapSize.Bytes(), true); err != nil {
 		return fmt.Errorf("zero bitmap: %w", err)
 	}
@@ -222,6 +233,11 @@ func zeroBitmap(md disk.Device, l Layout) error {
 
 // initRing fills the log with initialised blocks and makes that durable.
 func initRing(md disk.Device, l Layout) error {
+	h, err := failpoint.Begin(failpoint.MetaCreateLog)
+	if err != nil {
+		return fmt.Errorf("initialise activity log: %w", err)
+	}
+	defer h.End()
 	n := l.Geometry.Blocks()
 	buf := newBlocks(min(n, transferMax/blockSize))
 	for at := 0; at < len(buf); at += blockSize {
@@ -241,7 +257,12 @@ func initRing(md disk.Device, l Layout) error {
 }
 
 func wipeSuper(md disk.Device, at Sectors) error {
-	if _, err := md.WriteDurable(newBlocks(1), at.Bytes()); err != nil {
+	h, err := failpoint.Begin(failpoint.MetaCreateWipe)
+	if err == nil {
+		_, err = md.WriteDurable(newBlocks(1), at.Bytes())
+		h.End()
+	}
+	if err != nil {
 		return fmt.Errorf("wipe superblock: %w", err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"replicad/bitmap"
+	"replicad/internal/failpoint"
 	"replicad/replica/disk"
 )
 
@@ -111,7 +112,12 @@ func (s *Store) WriteSuper(super *Super) error {
 
 func (s *Store) writeSuper(next Super) error {
 	putSuper(s.block, &next)
-	if _, err := s.md.WriteDurable(s.block, s.layout.Super.Bytes()); err != nil {
+	h, err := failpoint.Begin(failpoint.MetaSuper)
+	if err == nil {
+		_, err = s.md.WriteDurable(s.block, s.layout.Super.Bytes())
+		h.End()
+	}
+	if err != nil {
 		return fmt.Errorf("write superblock: %w", err)
 	}
 	s.super = next
@@ -126,7 +132,12 @@ func (s *Store) WriteAL(tx *bitmap.Transaction) error {
 	}
 	PutALBlock(s.block, tx)
 	at := s.layout.AL.Bytes() + int64(s.layout.Geometry.position(tx.Number))*blockSize
-	if _, err := s.md.WriteDurable(s.block, at); err != nil {
+	h, err := failpoint.Begin(failpoint.MetaAL)
+	if err == nil {
+		_, err = s.md.WriteDurable(s.block, at)
+		h.End()
+	}
+	if err != nil {
 		return fmt.Errorf("write activity log: %w", err)
 	}
 	return nil
@@ -152,7 +163,12 @@ func (s *Store) WriteBitmapPages(pages []Page) error {
 			return fmt.Errorf("write bitmap page %d: %w", page.Number, err)
 		}
 	}
-	if err := s.md.Sync(); err != nil {
+	h, err := failpoint.Begin(failpoint.MetaBitmapSync)
+	if err == nil {
+		err = s.md.Sync()
+		h.End()
+	}
+	if err != nil {
 		return fmt.Errorf("write bitmap: %w", err)
 	}
 	return nil
@@ -163,7 +179,12 @@ func (s *Store) writePage(page Page) error {
 	if page.Number < 0 || page.Number >= s.layout.BitmapPages() || len(page.Data) != blockSize {
 		return fmt.Errorf("%d bytes for one of %d pages", len(page.Data), s.layout.BitmapPages())
 	}
-	_, err := s.md.WriteAt(page.Data, s.layout.Bitmap.Bytes()+int64(page.Number)*blockSize)
+	h, err := failpoint.Begin(failpoint.MetaBitmap)
+	if err != nil {
+		return err
+	}
+	defer h.End()
+	_, err = s.md.WriteAt(page.Data, s.layout.Bitmap.Bytes()+int64(page.Number)*blockSize)
 	return err
 }
 
