@@ -1,6 +1,8 @@
 // Package cable is a network between two processes on one machine that can be
-// cut and has a length: a TCP proxy that swallows bytes instead of closing
-// connections. The demo and the tests of whole pairs stretch it between daemons.
+// cut and has a length and a width: a TCP proxy that swallows bytes instead of
+// closing connections. A single connection through it can be stalled in one
+// direction, closed in the middle, damaged, left half open, or opened once more.
+// The demo and the tests of whole pairs stretch it between daemons.
 //
 // A Cable may be used from any goroutine. Each connection through it has five
 // goroutines, which end with Close.
@@ -19,14 +21,17 @@ import (
 // errors, and it has a length: bytes are on the way for a while, and those on the
 // way when it is cut are lost.
 type Cable struct {
-	mu    sync.Mutex
-	cond  *sync.Cond
-	cut   bool
-	ended bool
-	delay time.Duration // one way
-	conns map[net.Conn]struct{}
-	ends  []*end
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	cond   *sync.Cond
+	cut    bool
+	ended  bool
+	delay  time.Duration // one way
+	rate   int64         // bytes per second, of each connection and direction; 0: unlimited
+	conns  map[net.Conn]struct{}
+	wires  []*wire // connections that reach from end to end, oldest first
+	opened int     // wires ever
+	ends   []*end
+	wg     sync.WaitGroup
 }
 
 // end is where one node plugs in to reach the other.
@@ -84,9 +89,11 @@ func (c *Cable) carry(near net.Conn, target string) {
 		return
 	}
 	defer c.drop(far)
+	w := c.join(near, far, target)
+	defer c.part(w)
 	var both sync.WaitGroup
-	both.Go(func() { c.pump(far, near) })
-	both.Go(func() { c.pump(near, far) })
+	both.Go(func() { c.pump(w, Out) })
+	both.Go(func() { c.pump(w, Back) })
 	both.Wait()
 }
 
@@ -98,14 +105,21 @@ type chunk struct {
 
 // pump moves bytes one way. When either connection ends, so does the other,
 // after the bytes on the way have arrived.
-func (c *Cable) pump(to, from net.Conn) {
+func (c *Cable) pump(w *wire, dir Direction) {
+	from, to := w.near, w.far
+	if dir == Back {
+		from, to = to, from
+	}
 	flying := make(chan chunk, chunksFlying)
-	c.wg.Go(func() { c.land(to, flying) })
+	c.wg.Go(func() { c.land(w, dir, to, flying) })
 	defer close(flying)
 	for {
 		buf := make([]byte, chunkBytes)
 		n, err := from.Read(buf)
 		if n > 0 {
+			if dir == Out {
+				c.record(w, buf[:n])
+			}
 			flying <- chunk{buf[:n], time.Now().Add(c.length())}
 		}
 		if err != nil {
@@ -114,18 +128,21 @@ func (c *Cable) pump(to, from net.Conn) {
 	}
 }
 
-func (c *Cable) land(to net.Conn, flying <-chan chunk) {
+func (c *Cable) land(w *wire, dir Direction, to net.Conn, flying <-chan chunk) {
 	defer func() {
-		_ = to.Close()
+		if !c.isHalfOpen(w, dir) {
+			_ = to.Close()
+		}
 		for range flying { // let the other half go
 		}
 	}()
 	for ch := range flying {
-		time.Sleep(time.Until(ch.due))
-		if !c.waitWhole(to) {
+		time.Sleep(time.Until(ch.due) + c.passage(len(ch.data)))
+		if !c.waitMoving(w, dir) || !c.waitWhole(to) {
 			return
 		}
-		if _, err := to.Write(ch.data); err != nil {
+		data, last := c.disturb(w, dir, ch.data)
+		if _, err := to.Write(data); err != nil || last {
 			return
 		}
 	}
@@ -142,6 +159,24 @@ func (c *Cable) SetLength(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.delay = d
+}
+
+// SetBandwidth limits each connection to so many bytes per second each way; 0
+// takes the limit away.
+func (c *Cable) SetBandwidth(bytesPerSecond int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rate = bytesPerSecond
+}
+
+// passage is how long n bytes take through the width of the cable.
+func (c *Cable) passage(n int) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rate == 0 {
+		return 0
+	}
+	return time.Duration(int64(n) * int64(time.Second) / c.rate)
 }
 
 // waitWhole waits while the cable is cut. It returns false when the
