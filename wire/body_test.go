@@ -105,7 +105,13 @@ func TestLargestParamsFit(t *testing.T) {
 	}
 }
 
-// FuzzBody feeds arbitrary bytes to the body decoder of each kind.
+// bodyMemoryMax is what decoding one body may allocate, bytes: the largest legal
+// one with what the library needs for its work. The test process itself
+// allocates a little at the same time.
+const bodyMemoryMax = 256 << 10
+
+// FuzzBody feeds arbitrary bytes to the body decoder of each kind, and looks at
+// what that costs.
 func FuzzBody(f *testing.F) {
 	for _, m := range samples() {
 		if m.Body != nil {
@@ -113,13 +119,31 @@ func FuzzBody(f *testing.F) {
 			f.Add(uint8(m.Kind), frame[HeaderSize:])
 		}
 	}
-	f.Add(uint8(KindParams), []byte("\x81\xa1v\xdd\xff\xff\xff\xff"))
+	for _, bomb := range []string{
+		"\x81\xa1v\xdd\xff\xff\xff\xff", "\xdf\xff\xff\xff\xff", "\xde\xff\xff", "\xdd\xff\xff\xff\xff",
+		"\x81\xa1p\xdb\xff\xff\xff\xff", "\x81\xa1p\xc6\xff\xff\xff\xff", "\x81\xa1p\xc9\xff\xff\xff\xff\x01",
+		strings.Repeat("\x81\xa1v", 5000), "\x81\xa1v" + strings.Repeat("\x91", 16000), "\x81\xa1x\xdc\x04\x00" + strings.Repeat("\xdc\x04\x00", 1024),
+		"\xfc\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\xfd\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+	} {
+		for k := range kindMax {
+			if k.Valid() && shapes[k].body != bodyNone {
+				f.Add(uint8(k), []byte(bomb))
+			}
+		}
+	}
 	f.Fuzz(func(t *testing.T, kind uint8, body []byte) {
 		k := Kind(kind)
 		if !k.Valid() || shapes[k].body == bodyNone {
 			return
 		}
-		h, err := decode(bodyFrame(k, string(body)), ChannelData)
+		frame := bodyFrame(k, string(body))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		h, err := decode(frame, ChannelData)
+		runtime.ReadMemStats(&after)
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > bodyMemoryMax {
+			t.Fatalf("%v body of %d bytes costs %d bytes of memory", k, len(body), grown)
+		}
 		if err == nil {
 			checkReencode(t, &h, nil)
 		}
