@@ -307,7 +307,7 @@ func startDaemon(t *testing.T, withMetadata bool) (*ctl.Client, string) {
 	return ctl.NewClient(o.Socket), dir
 }
 
-func createMetadata(t *testing.T, image string) {
+func createMetadata(t testing.TB, image string) {
 	d, err := disk.Open(image, disk.Options{})
 	if err != nil {
 		t.Fatal(err)

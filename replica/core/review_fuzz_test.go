@@ -112,6 +112,9 @@ func (s *storm) speak() {
 	m.Off, m.Len, m.Flags = s.block(), 4096*uint32(1+s.tape.pick(3)), uint16(s.tape.pick(32))
 	m.Arg = s.seqs[s.tape.pick(len(s.seqs))]
 	s.fit(&m)
+	if s.tape.pick(16) == 15 {
+		s.exaggerate(&m)
+	}
 	payload := 0
 	if m.HasPayload() {
 		payload = int(m.Len)
@@ -166,6 +169,36 @@ func (s *storm) fit(m *wire.Msg) {
 		if m.Kind != wire.KindBitmap {
 			m.Off, m.Len = 0, 0
 		}
+	}
+}
+
+// exaggerate gives m numbers from the ends of their ranges.
+func (s *storm) exaggerate(m *wire.Msg) {
+	ends := []uint64{0, 512, rigSize - 512, rigSize, 1 << 32, 1<<63 - wire.RangeMax, 1<<63 - 512, 1 << 63, 1<<64 - 512, 1<<64 - 1}
+	end := func() uint64 { return ends[s.tape.pick(len(ends))] }
+	m.Seq, m.Arg = end(), end()
+	switch b := m.Body.(type) {
+	case nil:
+		m.Off = end()
+		m.Len = []uint32{m.Len, 512, wire.PayloadMax, wire.RangeMax}[s.tape.pick(4)]
+		m.Vol = []uint16{0, 1, 1<<16 - 1}[s.tape.pick(3)]
+	case *wire.Sizes:
+		*b = wire.Sizes{Disk: end(), User: end(), Current: end()}
+	case *wire.UUIDs:
+		*b = wire.UUIDs{Current: end(), Bitmap: end(), H1: end(), H2: end(), Bits: end(), Flags: 1<<32 - 1}
+	case *wire.State:
+		b.Flags = 1<<8 - 1
+	case *wire.StateReq:
+		b.ID, b.Vol, b.Disk, b.Conn, b.Force = end(), 1<<31-1, 255, 255, true
+	case *wire.Bitmap:
+		m.Off = end() &^ 63
+		m.Len = 64 * uint32(1+s.tape.pick(wire.BitmapWordsMax))
+		b.Words = make([]uint64, m.Len/64)
+		for i := range b.Words {
+			b.Words[i] = 1<<64 - 1
+		}
+	case *wire.Params:
+		b.Volumes = append(b.Volumes, 1<<16-1)
 	}
 }
 
@@ -289,6 +322,9 @@ func (s *storm) verify(t *testing.T) {
 // panic, and must answer every request and command.
 func FuzzPeer(f *testing.F) {
 	f.Add([]byte{})
+	for seed := range uint64(40) {
+		f.Add(stormInput(seed))
+	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if len(in) > 4000 {
 			return
@@ -312,15 +348,21 @@ func (s *storm) tell(t *testing.T) {
 	}
 }
 
+// stormInput is a simple generator's input of some length.
+func stormInput(seed uint64) []byte {
+	in := make([]byte, 300+seed%2000)
+	x := seed*2862933555777941757 + 3037000493
+	for i := range in {
+		x = x*6364136223846793005 + 1442695040888963407
+		in[i] = byte(x >> 56)
+	}
+	return in
+}
+
 // TestReviewStorms is FuzzPeer on inputs from a simple generator.
 func TestReviewStorms(t *testing.T) {
 	for seed := range uint64(2000) {
-		in := make([]byte, 300+seed%2000)
-		x := seed*2862933555777941757 + 3037000493
-		for i := range in {
-			x = x*6364136223846793005 + 1442695040888963407
-			in[i] = byte(x >> 56)
-		}
+		in := stormInput(seed)
 		if !t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			defer noPanic(t)
 			s := newStorm(t, in)

@@ -165,8 +165,10 @@ func FuzzImpostor(f *testing.F) {
 func FuzzSession(f *testing.F) {
 	var script []byte
 	for _, m := range []wire.Msg{
-		{Kind: wire.KindPing, Arg: 7}, {Kind: wire.KindWriteAck, Seq: 1 << 63},
-		{Kind: wire.KindBarrier, Seq: 1}, {Kind: wire.KindTrim, Off: 1<<63 - 1<<20, Len: 512},
+		{Kind: wire.KindPing, Arg: 7},
+		{Kind: wire.KindWriteAck, Seq: 1 << 63},
+		{Kind: wire.KindBarrier, Seq: 1},
+		{Kind: wire.KindTrim, Off: 1<<63 - 1<<20, Len: 512},
 	} {
 		script = append(script, mustFrame(f, m)...)
 	}

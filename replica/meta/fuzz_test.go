@@ -12,50 +12,80 @@ import (
 	"testing"
 
 	"replicad/bitmap"
+	"replicad/replica/disk"
 	"replicad/replica/disk/disktest"
 )
 
-// fence is a device that stops the test when something is written outside the
-// metadata, or read in a piece that a number on disk alone has chosen.
+// fence is a copy of a device that stops the test when something is written
+// outside the metadata, or read in a piece that a number on disk alone has chosen.
 type fence struct {
-	*disktest.Mem
+	disk.Device // what lies below the copied blocks
+
 	t        testing.TB
+	blocks   map[int64]*[blockSize]byte
 	from, to int64 // where the metadata lies
 	writes   int
 }
 
-func (f *fence) write(off, n int64) {
-	f.writes++
-	if off < f.from || n < 0 || off+n > f.to {
-		f.t.Fatalf("%d bytes written at %d, outside the metadata at %d to %d", n, off, f.from, f.to)
-	}
+func newFence(t testing.TB, below disk.Device, from, to int64) *fence {
+	return &fence{Device: below, t: t, blocks: map[int64]*[blockSize]byte{}, from: from, to: to}
 }
 
 func (f *fence) ReadAt(p []byte, off int64) (int, error) {
 	if len(p) > transferMax {
 		f.t.Fatalf("%d bytes read at once", len(p))
 	}
-	return f.Mem.ReadAt(p, off)
+	n, err := f.Device.ReadAt(p, off)
+	for at := off / blockSize; err == nil && at*blockSize < off+int64(len(p)); at++ {
+		if b := f.blocks[at]; b != nil {
+			skip := max(off-at*blockSize, 0)
+			copy(p[max(at*blockSize-off, 0):], b[skip:])
+		}
+	}
+	return n, err
+}
+
+// change is for the fuzzer itself: it may write anywhere.
+func (f *fence) change(p []byte, off int64) error {
+	if err := disk.CheckRange(off, int64(len(p)), f.Size()); err != nil {
+		return err
+	}
+	for len(p) > 0 {
+		at := off / blockSize
+		b := f.blocks[at]
+		if b == nil {
+			b = new([blockSize]byte)
+			if _, err := f.Device.ReadAt(b[:], at*blockSize); err != nil {
+				return err
+			}
+			f.blocks[at] = b
+		}
+		n := copy(b[off%blockSize:], p)
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
 }
 
 func (f *fence) WriteAt(p []byte, off int64) (int, error) {
-	f.write(off, int64(len(p)))
-	return f.Mem.WriteAt(p, off)
+	f.writes++
+	if off < f.from || off+int64(len(p)) > f.to {
+		f.t.Fatalf("%d bytes written at %d, outside the metadata at %d to %d", len(p), off, f.from, f.to)
+	}
+	return len(p), f.change(p, off)
 }
 
-func (f *fence) WriteDurable(p []byte, off int64) (int, error) {
-	f.write(off, int64(len(p)))
-	return f.Mem.WriteDurable(p, off)
+func (f *fence) WriteDurable(p []byte, off int64) (int, error) { return f.WriteAt(p, off) }
+
+func (f *fence) WriteZeroes(off, n int64, _ bool) error {
+	_, err := f.WriteAt(make([]byte, n), off)
+	return err
 }
 
-func (f *fence) WriteZeroes(off, n int64, noHole bool) error {
-	f.write(off, n)
-	return f.Mem.WriteZeroes(off, n, noHole)
-}
+func (f *fence) Sync() error { return nil }
 
 func (f *fence) Discard(off, n int64) error {
-	f.write(off, n)
-	return f.Mem.Discard(off, n)
+	f.t.Fatalf("%d bytes discarded at %d", n, off)
+	return nil
 }
 
 // specimen is a metadata image for the fuzzer to damage.
@@ -65,16 +95,21 @@ type specimen struct {
 	layout Layout
 }
 
-// specimens are left by Primaries that died: one for each placement.
+// specimens are left by Primaries that died: inside, outside, and with stripes.
 func specimens(t testing.TB) []specimen {
 	t.Helper()
 	var all []specimen
 	for _, c := range []struct {
 		place Placement
 		size  int64
-	}{{internal, memSize}, {Placement{Kind: FlexExternal}, 2 << 20}, {Placement{Kind: Indexed, Index: 1}, 300 << 20}} {
+		al    ALGeometry
+	}{
+		{internal, memSize, DefaultALGeometry},
+		{Placement{Kind: FlexExternal}, 1 << 20, DefaultALGeometry},
+		{internal, memSize, ALGeometry{Stripes: 4, StripeSize: 3}},
+	} {
 		m := disktest.New(c.size)
-		if err := Create(m, c.place, CreateOptions{}); err != nil {
+		if err := Create(m, c.place, CreateOptions{AL: c.al}); err != nil {
 			t.Fatal(err)
 		}
 		s := mustOpen(t, m, c.place)
@@ -86,7 +121,7 @@ func specimens(t testing.TB) []specimen {
 
 // damage changes bytes of the superblock, the log or the bitmap: four bytes of
 // edits each name the place and the new value.
-func (s *specimen) damage(t testing.TB, m *disktest.Mem, edits []byte) {
+func (s *specimen) damage(t testing.TB, f *fence, edits []byte) {
 	t.Helper()
 	one := make([]byte, 1)
 	for ; len(edits) >= 4; edits = edits[4:] {
@@ -102,7 +137,7 @@ func (s *specimen) damage(t testing.TB, m *disktest.Mem, edits []byte) {
 			at = s.layout.Bitmap.Bytes() + at%blockSize
 		}
 		one[0] = edits[3]
-		if _, err := m.WriteAt(one, at); err != nil {
+		if err := f.change(one, at); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -110,20 +145,20 @@ func (s *specimen) damage(t testing.TB, m *disktest.Mem, edits []byte) {
 
 // reseal makes the checksums of superblock and log right again, so that what
 // lies behind them is reached.
-func (s *specimen) reseal(t testing.TB, m *disktest.Mem) {
+func (s *specimen) reseal(t testing.TB, f *fence) {
 	t.Helper()
 	block := newBlocks(1)
 	at := s.layout.Super.Bytes()
-	_, err := m.ReadAt(block, at)
+	_, err := f.ReadAt(block, at)
 	if err == nil {
 		binary.BigEndian.PutUint32(block[offChecksum:], crc32.Checksum(block[:offChecksum], castagnoli))
-		_, err = m.WriteAt(block, at)
+		err = f.change(block, at)
 	}
 	for i := 0; err == nil && i < s.layout.Geometry.Blocks(); i++ {
 		at := s.layout.AL.Bytes() + int64(i)*blockSize
-		if _, err = m.ReadAt(block, at); err == nil {
+		if _, err = f.ReadAt(block, at); err == nil {
 			binary.BigEndian.PutUint32(block[offTxChecksum:], alChecksum(block))
-			_, err = m.WriteAt(block, at)
+			err = f.change(block, at)
 		}
 	}
 	if err != nil {
@@ -167,14 +202,13 @@ func FuzzImage(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which uint8, sealed bool, edits []byte) {
 		s := &all[int(which)%len(all)]
-		m := s.image.Clone()
-		s.damage(t, m, edits[:min(len(edits), 1<<12)])
-		if sealed {
-			s.reseal(t, m)
-		}
-		f := &fence{Mem: m, t: t, from: int64(s.layout.Bitmap.Bytes()), to: int64((s.layout.Super + blockSectors).Bytes())}
+		f := newFence(t, s.image, s.layout.Bitmap.Bytes(), (s.layout.Super + blockSectors).Bytes())
 		if s.place.Kind != Internal {
 			f.from, f.to = s.layout.Super.Bytes(), (s.layout.Super + s.layout.Size).Bytes()
+		}
+		s.damage(t, f, edits[:min(len(edits), 1<<12)])
+		if sealed {
+			s.reseal(t, f)
 		}
 		takeIntoUse(t, f, s.place)
 	})
@@ -315,7 +349,7 @@ func FuzzSurvey(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := &fence{Mem: m, t: t, from: l.Bitmap.Bytes(), to: m.Size()}
+		d := newFence(t, m, l.Bitmap.Bytes(), m.Size())
 		questions, err := Survey(d, internal, CreateOptions{})
 		blank := len(first)+len(second) == 0
 		if refused, ok := errors.AsType[*RefusedError](err); err != nil && (!ok || refused.Found == "") {
