@@ -12,6 +12,7 @@ import (
 // labels, so that no value of one purpose can serve another.
 const (
 	labelProof   = "replicad link proof 1\x00"
+	labelTLS     = "replicad link proof over tls 1\x00"
 	labelSession = "replicad link session 1\x00"
 )
 
@@ -28,7 +29,13 @@ type HandshakeConfig struct {
 	// value on the data connection. An acceptor takes both from the dialler.
 	Channel Channel
 	Session SessionID
+	// Binding is the channel binding of the TLS connection that the handshake
+	// runs in (RFC 9266, tls-exporter), nil when it runs in plain TCP.
+	Binding []byte
 }
+
+// BindingSize is the size of HandshakeConfig.Binding, which RFC 9266 fixes.
+const BindingSize = 32
 
 // Handshake authenticates one connection: bytes in, bytes out, no I/O.
 //
@@ -50,6 +57,10 @@ type HandshakeConfig struct {
 // answers at the peer's address obtains one proof over his own nonce, which
 // is useless elsewhere but allows guessing a weak secret offline: secrets
 // must be random.
+//
+// Inside TLS the proof also covers the channel binding, under a label of its
+// own. Who relays between two TLS connections has two bindings, so the proofs
+// he passes on do not fit, whatever certificates he has.
 //
 // Either end may send a refusal instead of its next frame. Frames of the
 // wrong type or form fail with ErrHandshake and deserve no answer.
@@ -102,6 +113,9 @@ func newHandshake(cfg HandshakeConfig, dialer bool, first phase) (*Handshake, er
 	}
 	if cfg.Nonce == (Nonce{}) {
 		return nil, fmt.Errorf("start handshake: %w", badHandshake("nonce is not random"))
+	}
+	if len(cfg.Binding) != 0 && len(cfg.Binding) != BindingSize {
+		return nil, fmt.Errorf("start handshake: %w", badHandshake("channel binding"))
 	}
 	return &Handshake{cfg: cfg, dialer: dialer, phase: first}, nil
 }
@@ -238,7 +252,12 @@ func (h *Handshake) proof(byDialer bool) [sha256.Size]byte {
 	}
 	dialer, acceptor := h.transcript()
 	mac := hmac.New(sha256.New, h.cfg.Secret)
-	mac.Write([]byte(labelProof))
+	if len(h.cfg.Binding) > 0 {
+		mac.Write([]byte(labelTLS))
+		mac.Write(h.cfg.Binding)
+	} else {
+		mac.Write([]byte(labelProof))
+	}
 	mac.Write([]byte{role})
 	mac.Write(dialer)
 	mac.Write(acceptor)

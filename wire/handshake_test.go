@@ -340,7 +340,7 @@ func TestGoldenHandshake(t *testing.T) {
 
 func TestRefusalTexts(t *testing.T) {
 	seen := map[string]bool{}
-	for r := RefusedWrongSecret; r <= RefusedNotConnecting; r++ {
+	for r := RefusedWrongSecret; r <= RefusedTLSFailed; r++ {
 		if s := r.String(); s == "" || strings.HasPrefix(s, "unknown") || seen[s] {
 			t.Errorf("reason %d says %q", r, s)
 		}

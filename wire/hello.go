@@ -22,8 +22,9 @@ const ResourceNameMax = 128
 // (4), type (1), reason of a refusal (1), size of the whole frame (2); it ends
 // with the xxhash64 of all bytes before.
 //
-// The layout of hello and refusal never changes, whatever the version: two
-// nodes of any versions must be able to tell each other that they do not fit.
+// The layout of hello, refusal and start never changes, whatever the version:
+// two nodes of any versions must be able to tell each other that they do not
+// fit.
 const (
 	PrefixSize   = 8
 	HelloSize    = 256
@@ -42,6 +43,7 @@ const (
 	frameHello   frameType = 1
 	frameProof   frameType = 2
 	frameRefusal frameType = 3
+	frameStart   frameType = 4
 )
 
 func (t frameType) size() int {
@@ -52,6 +54,8 @@ func (t frameType) size() int {
 		return ProofSize
 	case frameRefusal:
 		return RefusalSize
+	case frameStart:
+		return StartSize
 	}
 	return 0
 }

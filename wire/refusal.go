@@ -28,6 +28,20 @@ const (
 	RefusedSession Refusal = 9
 	// RefusedNotConnecting: the resource is configured, but does not want a connection now.
 	RefusedNotConnecting Refusal = 10
+	// RefusedPlain: the dialler speaks plain TCP to a node that has TLS configured.
+	RefusedPlain Refusal = 11
+	// RefusedTLS: the dialler wants TLS of a node that has none configured.
+	RefusedTLS Refusal = 12
+	// RefusedCA: the certificate shown does not lead to the pinned CA or key.
+	RefusedCA Refusal = 13
+	// RefusedExpired: the certificate shown has expired or is not valid yet.
+	RefusedExpired Refusal = 14
+	// RefusedName: the certificate shown is good, but not that of the peer.
+	RefusedName Refusal = 15
+	// RefusedTLSFailed: TLS itself failed: wrong version, damaged records, no
+	// certificate. It is not sent, for then there is no common language; TLS
+	// has alerts of its own.
+	RefusedTLSFailed Refusal = 16
 )
 
 // String is the sentence that both nodes log.
@@ -54,6 +68,24 @@ func (r Refusal) String() string {
 	case RefusedNotConnecting:
 		return "the resource does not want a connection now"
 	}
+	return r.tlsString()
+}
+
+func (r Refusal) tlsString() string {
+	switch r {
+	case RefusedPlain:
+		return "the dialling node speaks plain TCP, but tls is configured on the other"
+	case RefusedTLS:
+		return "the dialling node speaks TLS, but tls is not configured on the other"
+	case RefusedCA:
+		return "the certificate of a node does not lead to what tls-ca holds on the other"
+	case RefusedExpired:
+		return "the certificate of a node has expired or is not valid yet"
+	case RefusedName:
+		return "the certificate of a node does not name the peer that the other has configured"
+	case RefusedTLSFailed:
+		return "the TLS handshake failed"
+	}
 	return fmt.Sprintf("unknown reason %d", uint8(r))
 }
 
@@ -62,6 +94,8 @@ func (r Refusal) String() string {
 //
 // RefusedSelf is not among them: an address that moves between the nodes, or
 // the kernel's simultaneous open on loopback, can lead a dial home for a while.
+// Nor are those about TLS: a reload with new files removes them, and so does
+// the clock, and most of them are said to whom is not authenticated.
 func (r Refusal) Permanent() bool {
 	switch r {
 	case RefusedWrongSecret, RefusedNoSecret, RefusedResource, RefusedVersion:
@@ -74,12 +108,25 @@ func (r Refusal) Permanent() bool {
 type RefusedError struct {
 	Reason Refusal
 	ByPeer bool // the peer refused us; otherwise we refused it
+	// Unproven says that TLS is configured and the refusal came outside it:
+	// anybody on the way can have said it.
+	Unproven bool
+	// Detail is what else this node knows about its own refusal; often empty.
+	Detail string
 }
 
 // Error names who refused, and the reason in the words both nodes use.
 func (e *RefusedError) Error() string {
+	text := "refused here: " + e.Reason.String()
 	if e.ByPeer {
-		return "refused by the peer: " + e.Reason.String()
+		text = "refused by the peer: " + e.Reason.String()
 	}
-	return "refused here: " + e.Reason.String()
+	if e.Detail != "" {
+		text += " (" + e.Detail + ")"
+	}
+	return text
 }
+
+// Permanent reports whether dialling again is pointless: the reason is
+// permanent, and was not just said by anybody.
+func (e *RefusedError) Permanent() bool { return e.Reason.Permanent() && !e.Unproven }
