@@ -51,6 +51,7 @@ type Node struct {
 	submitted  uint64 // client writes ever given to the disks
 	openEpoch  epoch
 	flushWait  []*op // flushes and FUA writes that wait for a barrier ack
+	closeWait  []*op // those that wait for their barrier to be sent
 	unacked    opList
 	nextSeq    uint64
 	link       link

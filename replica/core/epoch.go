@@ -53,6 +53,34 @@ func (n *Node) closeEpoch() {
 	n.sendBarrier()
 }
 
+// awaitClosing ends the open epoch for a flush or FUA write that does not wait
+// for the peer's disk (protocol A and B). It completes when its barrier is on
+// its way: what the client writes after that is in a later epoch, and never on
+// the peer's disk without what the flush covered.
+func (n *Node) awaitClosing(o *op) {
+	if n.openEpoch.empty() {
+		return
+	}
+	n.closeEpoch()
+	if n.openEpoch.empty() {
+		return
+	}
+	o.waits |= waitClosed
+	n.closeWait = append(n.closeWait, o)
+}
+
+// endClosing releases those who wait for the open epoch's barrier, which was
+// sent, or lost with the link.
+func (n *Node) endClosing(lost bool) {
+	done := n.closeWait
+	n.closeWait = nil
+	for _, o := range done {
+		o.waits &^= waitClosed
+		o.lost = o.lost || lost
+		n.maybeComplete(o)
+	}
+}
+
 func (n *Node) sendBarrier() {
 	e := &n.openEpoch
 	e.wanted = false
@@ -67,6 +95,7 @@ func (n *Node) sendBarrier() {
 		v.sent[0], v.sent[1] = v.sent[1], v.sent[0]
 		v.sync.barrierSent()
 	}
+	n.endClosing(false)
 }
 
 // barrierAcked: the epoch is on the peer's stable storage.
@@ -116,6 +145,7 @@ func (n *Node) loseEpochs() {
 	e := &n.openEpoch
 	*e = epoch{number: e.number + 1}
 	n.endFlushes(e.number, false)
+	n.endClosing(true)
 }
 
 func (n *Node) loseSent(v *volume) {

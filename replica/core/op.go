@@ -42,7 +42,8 @@ const (
 	waitLocal   waits = 1 << iota // the local disk
 	waitSent                      // protocol A: the frame was handed to the kernel
 	waitAck                       // protocol B and C, and reads by the peer
-	waitBarrier                   // FUA and flush under protocol C
+	waitBarrier                   // FUA and flush under protocol C: the epoch is stable at the peer
+	waitClosed                    // FUA and flush under protocol A and B: the epoch's barrier is on its way
 )
 
 const waitNet = waitSent | waitAck | waitBarrier

@@ -185,6 +185,8 @@ func (n *Node) mirror(o *op, good bool) {
 		if !n.openEpoch.empty() {
 			n.closeEpoch()
 		}
+	} else if o.fua {
+		n.awaitClosing(o)
 	}
 }
 
@@ -413,7 +415,9 @@ func (n *Node) flushEpoch(o *op) {
 		o.session = n.link.session
 		n.flushWait = append(n.flushWait, o)
 	}
-	if !n.openEpoch.empty() {
+	if o.waits&waitBarrier == 0 {
+		n.awaitClosing(o)
+	} else if !n.openEpoch.empty() {
 		n.closeEpoch()
 	}
 }
