@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"replicad/replica/core"
+	"replicad/replica/disk"
 	"replicad/replica/status"
 )
 
@@ -34,6 +35,9 @@ type Config struct {
 	// go, so that their Handles are closed, and return when they have or when ctx
 	// ends. It is called from a goroutine that holds no lock. May be nil.
 	Revoke func(ctx context.Context, vol uint16)
+	// OpenDevice opens a backing or metadata device, by the path of its
+	// VolumeConfig. nil means [disk.Open]; tests put disks here that lose power.
+	OpenDevice func(path string, opts disk.Options) (disk.Device, error)
 }
 
 // VolumeConfig is the shell's part of a volume's configuration.

@@ -11,8 +11,8 @@ import (
 	"replicad/replica/meta"
 )
 
-// openDevice opens a backing device; tests put faulty ones here.
-type openDevice func(path string, opts disk.Options) (disk.Device, error)
+// openDevice opens a backing device.
+type openDevice = func(path string, opts disk.Options) (disk.Device, error)
 
 func openFile(path string, opts disk.Options) (disk.Device, error) { return disk.Open(path, opts) }
 

@@ -59,7 +59,7 @@ func New(cfg Config) (*Resource, error) {
 	cfg.setDefaults()
 	r := &Resource{
 		cfg: cfg, log: cfg.Log.With("resource", cfg.Resource), start: time.Now(),
-		open: openFile, abort: exitOnBrokenInvariant,
+		open: cfg.OpenDevice, abort: exitOnBrokenInvariant,
 	}
 	r.done, r.stop = context.WithCancel(context.Background())
 	r.answers = make(map[uint64]chan commandAnswer)
@@ -95,6 +95,9 @@ func (c *Config) check() error {
 func (c *Config) setDefaults() {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.OpenDevice == nil {
+		c.OpenDevice = openFile
 	}
 	l := &c.Limits
 	l.Requests = max(orDefault(l.Requests, DefaultRequests), piecesMax)

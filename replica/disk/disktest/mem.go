@@ -119,7 +119,9 @@ func (m *Mem) CloneOn(machine *Machine) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, p := range m.pages {
-		c.pages[i] = new(*p)
+		if *p != (page{}) {
+			c.pages[i] = new(*p)
+		}
 	}
 	for s, versions := range m.undone {
 		c.undone[s] = slices.Clone(versions)
