@@ -27,6 +27,9 @@ func (s *Store) ApplyAL() (markedKiB uint64, err error) {
 	if s.attached {
 		return 0, ErrAttached
 	}
+	if err := s.settle(); err != nil {
+		return 0, err
+	}
 	if !s.super.Clean() {
 		if markedKiB, err = s.replayRing(); err != nil {
 			return 0, fmt.Errorf("apply activity log: %w", err)
@@ -36,6 +39,16 @@ func (s *Store) ApplyAL() (markedKiB uint64, err error) {
 		}
 	}
 	return markedKiB, s.clearRing()
+}
+
+// settle makes durable what a killed predecessor wrote and what is only in the
+// device's cache yet. Without it a power cut after the next steps could bring
+// back records of the log, or take bits, that were different when they were read.
+func (s *Store) settle() error {
+	if err := s.md.Sync(); err != nil {
+		return fmt.Errorf("settle meta data: %w", err)
+	}
+	return nil
 }
 
 // AbandonAL gives up an activity log that cannot be applied. The whole device
@@ -148,15 +161,16 @@ func (s *Store) markClean(flags Flags) error {
 	return s.writeSuper(next)
 }
 
-// clearRing makes every block of the ring an initialised one, unless all are.
-// The superblock must be clean, or be about to be lost.
+// clearRing makes every block of the ring an initialised one, durably; also
+// one that looks like it, because whoever initialised it may have died before
+// that was stable. The superblock must be clean, or be about to be lost.
 func (s *Store) clearRing() error {
 	r, err := s.readRing()
 	if err != nil {
 		return err
 	}
 	if r.initialised() {
-		return nil
+		return s.settle()
 	}
 	return initRing(s.md, s.layout)
 }

@@ -137,6 +137,86 @@ func opsOf(t testing.TB, m *disktest.Mem, action func(s *Store) error) int {
 	return m.Ops() - before
 }
 
+// TestKilledWhileTheLogIsEmptied: a process dies at each write and sync of
+// ApplyAL, the next one takes the metadata into use and logs a write, and then
+// the power fails. What the first left in the device's cache must not come
+// back as another log.
+func TestKilledWhileTheLogIsEmptied(t *testing.T) {
+	base := crashed(t, 5)
+	total := opsOf(t, base.Clone(), func(s *Store) error { _, err := s.ApplyAL(); return err })
+	for kill := range total {
+		for seed := range uint64(20) {
+			m := base.Clone()
+			killedAfter(m, kill)
+			s := mustOpen(t, m, internal)
+			if _, err := s.ApplyAL(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Attach(); err != nil {
+				t.Fatal(err)
+			}
+			super := s.Super()
+			super.Flags |= FlagPrimaryIndicator
+			if err := s.WriteSuper(&super); err != nil {
+				t.Fatal(err)
+			}
+			log := bitmap.NewActivityLog(16)
+			tx, _, _ := log.Prepare([]bitmap.Extent{7})
+			if err := s.WriteAL(tx); err != nil {
+				t.Fatal(err)
+			}
+			m.Crash(rand.New(rand.NewPCG(seed, uint64(kill))))
+			r, err := mustOpen(t, m, internal).readRing()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if hot, err := r.hotExtents(); err != nil || !slices.Equal(hot, []bitmap.Extent{7}) {
+				t.Fatalf("killed after %d operations, seed %d: hot extents %v, %v; only 7 was", kill, seed, hot, err)
+			}
+		}
+	}
+}
+
+// killedAfter lets ApplyAL do so many writes and syncs, and ends it there.
+func killedAfter(m *disktest.Mem, ops int) {
+	s, err := Open(m, dying{m, &ops}, internal)
+	if err == nil {
+		_, _ = s.ApplyAL()
+	}
+}
+
+// dying is a device whose user is killed after so many operations; the
+// machine, and what is in its cache, lives on.
+type dying struct {
+	*disktest.Mem
+	left *int
+}
+
+var errKilled = errors.New("killed")
+
+func (d dying) spent() bool { *d.left--; return *d.left < 0 }
+
+func (d dying) WriteAt(p []byte, off int64) (int, error) {
+	if d.spent() {
+		return 0, errKilled
+	}
+	return d.Mem.WriteAt(p, off)
+}
+
+func (d dying) WriteDurable(p []byte, off int64) (int, error) {
+	if d.spent() {
+		return 0, errKilled
+	}
+	return d.Mem.WriteDurable(p, off)
+}
+
+func (d dying) Sync() error {
+	if d.spent() {
+		return errKilled
+	}
+	return d.Mem.Sync()
+}
+
 // TestAttachWithAStaleRing: a crash between the clean superblock and the
 // emptied ring leaves old records; a second crash must not find them.
 func TestAttachWithAStaleRing(t *testing.T) {
