@@ -24,6 +24,7 @@ type request struct {
 	issued       core.Time
 	client       int // -1: a script
 	fast         bool
+	sent         bool   // to the peer, in some session
 	peerLife     uint32 // the peer's process when it was issued
 	answer       func(core.IOResult, []content)
 }

@@ -1,9 +1,12 @@
 package sim
 
 import (
+	"math/bits"
 	"slices"
 
 	"replicad/replica/core"
+	"replicad/replica/meta"
+	"replicad/replica/sim/oracle"
 	"replicad/wire"
 )
 
@@ -33,24 +36,47 @@ import (
 // may differ only where a write is on its way: not answered to its client, in
 // a lane, held by the receiving core, or submitted to a disk (P11).
 
-// exposure lists the blocks of a volume whose contents may differ.
+// exposure is what is known of the blocks of a volume, 64 to a word, so that
+// looking after every event is cheap.
 type exposure struct {
-	listed []bool
-	blocks []uint32
+	listed  []uint64 // a crash may leave it different; a superset
+	differs []uint64 // its contents differ now
+	scratch [2][]uint64
+}
+
+func has(set []uint64, block uint32) bool { return set[block/64]>>(block%64)&1 != 0 }
+
+func put(set []uint64, block uint32, yes bool) {
+	set[block/64] &^= 1 << (block % 64)
+	if yes {
+		set[block/64] |= 1 << (block % 64)
+	}
+}
+
+// each calls f with every block of a word until f reports false.
+func each(word uint64, first int, f func(block uint32) bool) bool {
+	for ; word != 0; word &= word - 1 {
+		if !f(uint32(first*64 + bits.TrailingZeros64(word))) {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *World) seedImages() {
 	for range w.opt.Volumes {
-		e := exposure{listed: make([]bool, w.opt.Blocks)}
-		for b := range uint32(w.opt.Blocks) {
-			e.listed[b] = true
-			e.blocks = append(e.blocks, b)
-		}
-		w.exposed = append(w.exposed, e)
+		n := (w.opt.Blocks + 63) / 64
+		w.exposed = append(w.exposed, exposure{listed: make([]uint64, n), differs: make([]uint64, n)})
 	}
 	if !w.opt.Fresh {
 		w.seedPair()
 	}
+	for vol := range w.exposed {
+		for b := range uint32(w.opt.Blocks) {
+			put(w.exposed[vol].listed, b, true)
+		}
+	}
+	w.recompare()
 	w.oracle.Begin([2][][]content{w.nodes[0].images(), w.nodes[1].images()})
 }
 
@@ -58,63 +84,98 @@ func (w *World) seedImages() {
 func (w *World) seedPair() {
 	for v := range w.opt.Volumes {
 		size := w.opt.Blocks * blockSectors * sectorSize
-		super := core.Super{Size: size, Flags: core.FlagConsistent | core.FlagWasUpToDate, PeerMaxIO: 1 << 20}
-		super.Gen = core.Generation{Current: w.rng.Uint64() &^ 1, H1: w.rng.Uint64() &^ 1}
+		current, h1 := w.rng.Uint64()&^1, w.rng.Uint64()&^1
 		for _, n := range w.nodes {
-			n.vols[v].meta.super = super
+			n.vols[v].meta.seed(func(s *meta.Super) {
+				s.LaSize, s.PeerMaxBio = meta.SectorsOf(int64(size)), 1<<20
+				s.Current, s.History[0] = meta.UUID(current), meta.UUID(h1)
+				s.Flags |= meta.FlagConsistent | meta.FlagWasUpToDate
+			})
 			copy(n.vols[v].disk.cache, w.nodes[0].vols[v].disk.cache[:size/sectorSize])
 		}
 	}
 }
 
+func (w *World) disks(vol int) (x, y *disk) {
+	return w.nodes[0].vols[vol].disk, w.nodes[1].vols[vol].disk
+}
+
+// recompare looks again at the blocks that a crash or a new disk may have changed.
+func (w *World) recompare() {
+	for vol := range w.exposed {
+		e := &w.exposed[vol]
+		for i, word := range e.listed {
+			each(word, i, func(b uint32) bool { w.compare(vol, b); return true })
+		}
+	}
+}
+
+func (w *World) compare(vol int, b uint32) {
+	x, y := w.disks(vol)
+	s, end := b*blockSectors, (b+1)*blockSectors
+	put(w.exposed[vol].differs, b, !slices.Equal(x.cache[s:end], y.cache[s:end]))
+}
+
 // touched checks the blocks of a range after something happened to them.
 func (w *World) touched(vol int, first, count uint32) {
 	e := &w.exposed[vol]
-	for b := first / blockSectors; b <= (first+count-1)/blockSectors && b < uint32(len(e.listed)); b++ {
-		if !e.listed[b] {
-			e.listed[b] = true
-			e.blocks = append(e.blocks, b)
-		}
-		if !w.covered(vol, b) {
+	m := w.marks(vol)
+	last := min((first+count-1)/blockSectors, uint32(w.opt.Blocks)-1)
+	for b := first / blockSectors; b <= last; b++ {
+		w.count.Checks++
+		put(e.listed, b, true)
+		w.compare(vol, b)
+		if !has(m[0].Sure(), b) && !has(m[1].Sure(), b) && w.mayDiffer(vol, b) && !oracle.Unrelated(m[0], m[1]) {
 			w.uncovered(vol, b)
 			return
 		}
 	}
 }
 
+func (w *World) marks(vol int) [2]*oracle.Marks {
+	return [2]*oracle.Marks{w.nodes[0].vols[vol].meta.marks, w.nodes[1].vols[vol].meta.marks}
+}
+
 // diverged checks every exposed block after the metadata changed.
 func (w *World) diverged() {
 	for vol := range w.exposed {
-		e := &w.exposed[vol]
-		kept := e.blocks[:0]
-		for _, b := range e.blocks {
-			switch {
-			case w.marked(vol, b):
-			case !w.mayDiffer(vol, b):
-				e.listed[b] = false
-				continue
-			case !w.unrelated(vol):
-				w.uncovered(vol, b)
+		e, m := &w.exposed[vol], w.marks(vol)
+		w.mustReplay(vol, m)
+		if oracle.Unrelated(m[0], m[1]) {
+			continue
+		}
+		x, y := m[0].Sure(), m[1].Sure()
+		for i := range e.listed {
+			w.count.Checks += bits.OnesCount64(e.listed[i])
+			if !each(e.listed[i]&^x[i]&^y[i], i, func(b uint32) bool { return w.unmarked(vol, b) }) {
 				return
 			}
-			kept = append(kept, b)
 		}
-		e.blocks = kept
 	}
 }
 
-func (w *World) covered(vol int, b uint32) bool {
-	return w.marked(vol, b) || !w.mayDiffer(vol, b) || w.unrelated(vol)
+// unmarked drops a block that nothing marks from the list, if it cannot differ.
+func (w *World) unmarked(vol int, b uint32) bool {
+	if w.mayDiffer(vol, b) {
+		w.uncovered(vol, b)
+		return false
+	}
+	put(w.exposed[vol].listed, b, false)
+	return true
 }
 
-func (w *World) marked(vol int, b uint32) bool {
-	w.count.Checks++
-	return w.nodes[0].vols[vol].meta.marks(uint64(b)) || w.nodes[1].vols[vol].meta.marks(uint64(b))
+// mustReplay checks that a restart could read every activity log it needs.
+func (w *World) mustReplay(vol int, m [2]*oracle.Marks) {
+	for i := range m {
+		if m[i].Stuck() {
+			w.fail("P10", "node %s volume %d: a crash now may leave an activity log that cannot be read", w.nodes[i].name(), vol)
+		}
+	}
 }
 
 // mayDiffer reports whether a crash could leave the block with two contents.
 func (w *World) mayDiffer(vol int, b uint32) bool {
-	x, y := w.nodes[0].vols[vol].disk, w.nodes[1].vols[vol].disk
+	x, y := w.disks(vol)
 	for s := b * blockSectors; s < (b+1)*blockSectors; s++ {
 		c := x.cache[s]
 		same := func(d content) bool { return d == c }
@@ -125,51 +186,14 @@ func (w *World) mayDiffer(vol int, b uint32) bool {
 	return false
 }
 
-// unrelated reports that, whatever of the superblock writes in flight happens,
-// the generation ids of the nodes will force a full sync or forbid any.
-func (w *World) unrelated(vol int) bool {
-	for _, a := range w.nodes[0].vols[vol].meta.supers() {
-		for _, b := range w.nodes[1].vols[vol].meta.supers() {
-			if !fullOrNothing(core.Compare(facts(a), facts(b), true), a, b) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func fullOrNothing(v core.Verdict, a, b *core.Super) bool {
-	switch v.Result {
-	case 2, -2, -1000:
-		return true
-	case -100:
-		return (a.Flags^b.Flags)&core.FlagConsistent != 0
-	}
-	return v.Rule == 10 // both just created: nothing is good yet
-}
-
-func (m *metaStore) supers() []*core.Super {
-	if m.superNext != nil {
-		return []*core.Super{&m.super, m.superNext}
-	}
-	return []*core.Super{&m.super}
-}
-
-func facts(s *core.Super) core.Facts {
-	return core.Facts{
-		Gen:            s.Gen,
-		CrashedPrimary: s.Flags&(core.FlagCrashedPrimary|core.FlagPrimaryInd) != 0,
-		Inconsistent:   s.Flags&core.FlagConsistent == 0,
-	}
-}
-
 func (w *World) uncovered(vol int, b uint32) {
-	x, y := w.nodes[0].vols[vol], w.nodes[1].vols[vol]
+	x, y := w.disks(vol)
+	m := w.marks(vol)
 	for s := b * blockSectors; s < (b+1)*blockSectors; s++ {
-		left, right := w.possible(x.disk, s), w.possible(y.disk, s)
+		left, right := w.possible(x, s), w.possible(y, s)
 		if len(left) > 1 || len(right) > 1 || left[0] != right[0] {
-			w.fail("P8", "volume %d block %d may differ after a crash and nothing says so: sector %d may hold %v on a, %v on b; metadata a %v %v, b %v %v",
-				vol, b, s, left, right, x.meta.super, x.meta.superNext != nil, y.meta.super, y.meta.superNext != nil)
+			w.fail("P8", "volume %d block %d may differ after a crash and nothing says so: sector %d may hold %v on a, %v on b; superblocks a %v, b %v",
+				vol, b, s, left, right, m[0].Supers(), m[1].Supers())
 			return
 		}
 	}
@@ -219,18 +243,19 @@ func (net *network) whole() bool {
 }
 
 func (w *World) mustBeEqual(vol int) {
-	x, y := w.nodes[0].vols[vol].disk.cache, w.nodes[1].vols[vol].disk.cache
-	for _, b := range w.exposed[vol].blocks {
-		for s := b * blockSectors; s < (b+1)*blockSectors; s++ {
-			if x[s] == y[s] {
-				continue
+	x, y := w.disks(vol)
+	for i, word := range w.exposed[vol].differs {
+		w.count.Checks++
+		each(word, i, func(b uint32) bool {
+			for s := b * blockSectors; s < (b+1)*blockSectors; s++ {
+				w.count.Checks++
+				if x.cache[s] != y.cache[s] && !w.onItsWay(vol, s) {
+					w.fail("P11", "Connected UpToDate/UpToDate, but volume %d sector %d holds %s on a, %s on b", vol, s, w.oracle.Name(x.cache[s]), w.oracle.Name(y.cache[s]))
+					return false
+				}
 			}
-			w.count.Checks++
-			if !w.onItsWay(vol, s) {
-				w.fail("P11", "Connected UpToDate/UpToDate, but volume %d sector %d holds %s on a, %s on b", vol, s, w.oracle.Name(x[s]), w.oracle.Name(y[s]))
-				return
-			}
-		}
+			return true
+		})
 	}
 }
 
@@ -306,17 +331,23 @@ func (w *World) apart(vol int) bool {
 func (b *buffers) used() bool { return len(b.free) < len(b.all) }
 
 func (w *World) mustBeMarked(vol int) {
-	x, y := w.nodes[0].vols[vol].disk.cache, w.nodes[1].vols[vol].disk.cache
-	a, b := w.bitmapOf(w.nodes[0], vol), w.bitmapOf(w.nodes[1], vol)
-	for _, block := range w.exposed[vol].blocks {
-		s := block * blockSectors
-		if slices.Equal(x[s:s+blockSectors], y[s:s+blockSectors]) || a.Test(uint64(block)) || b.Test(uint64(block)) {
-			continue
+	e := &w.exposed[vol]
+	for i, n := range w.nodes {
+		bm := w.bitmapOf(n, vol)
+		e.scratch[i] = bm.AppendWords(e.scratch[i][:0], 0, bm.WordCount())
+	}
+	a, b := e.scratch[0], e.scratch[1]
+	for i, word := range e.differs {
+		w.count.Checks++
+		if i < min(len(a), len(b)) {
+			word &^= a[i] | b[i]
 		}
-		if !w.unrelated(vol) {
-			w.fail("P8", "the nodes are apart, volume %d block %d differs, and no bit in memory says so", vol, block)
-			return
-		}
+		each(word, i, func(block uint32) bool {
+			if !oracle.Unrelated(w.marks(vol)[0], w.marks(vol)[1]) {
+				w.fail("P8", "the nodes are apart, volume %d block %d differs, and no bit in memory says so", vol, block)
+			}
+			return false
+		})
 	}
 	w.reached.hit(markApartChecked)
 }

@@ -76,7 +76,10 @@ func (e *incomingEpochs) refused(seq uint64) {
 
 // sends checks what a message promises before it leaves.
 func (n *node) sends(a *core.Action) {
-	if a.Msg.Kind == wire.KindNegAck {
+	switch a.Msg.Kind {
+	case wire.KindData, wire.KindTrim, wire.KindZero:
+		n.noteSent(&a.Msg)
+	case wire.KindNegAck:
 		n.epochs.refused(a.Msg.Seq)
 	}
 	if a.Msg.Kind != wire.KindBarrierAck {
@@ -90,6 +93,16 @@ func (n *node) sends(a *core.Action) {
 		n.mustBeStable(e.closed[:1], "acknowledges the barrier of")
 		n.w.acknowledged(n, e.closed[0].writes)
 		e.closed = e.closed[1:]
+	}
+}
+
+// noteSent notes that a client's write was sent to the peer.
+func (n *node) noteSent(m *wire.Msg) {
+	first, count := uint32(m.Off/sectorSize), m.Len/sectorSize
+	for i := range n.bufs.all {
+		if r := n.bufs.all[i].request; r != nil && r.writes() && r.vol == int(m.Vol) && r.first == first && r.count == count {
+			r.sent = true
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ const (
 	markPrimaryTarget
 	markResyncWrites
 	markApartChecked
+	markCrashRecovery
 	markEnd
 )
 
@@ -41,7 +42,7 @@ var markNames = [markEnd]string{
 	"split brain resolved by hand", "promotion by force", "promotion while the peer is down",
 	"read served by the peer", "disk error", "Primary without a disk", "flush on both disks", "request refused",
 	"promotion refused", "session up although dialling was stopped", "Primary that is a sync target",
-	"writes during a resync", "nodes apart and compared",
+	"writes during a resync", "nodes apart and compared", "crash while the activity log is applied",
 }
 
 // marks counts how often each was reached.
@@ -113,6 +114,6 @@ func (w *World) markState(n *node, v *volume, old, now core.State) {
 
 // bothChanged reports that each node's disk has a history the other lacks.
 func (w *World) bothChanged(vol int) bool {
-	g := func(i int) uint64 { return w.nodes[i].vols[vol].meta.super.Gen.Bitmap &^ 1 }
+	g := func(i int) uint64 { return w.nodes[i].vols[vol].meta.marks.Super().Bitmap &^ 1 }
 	return g(0) != 0 && g(0) == g(1)
 }

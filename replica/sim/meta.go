@@ -1,156 +1,181 @@
 package sim
 
 import (
-	"encoding/binary"
-	"slices"
+	"errors"
+	"fmt"
+	"math/bits"
+	"math/rand/v2"
 
 	"replicad/bitmap"
 	"replicad/replica/core"
+	device "replicad/replica/disk"
+	"replicad/replica/meta"
+	"replicad/replica/sim/oracle"
 )
 
-// metaStore is one volume's metadata on stable storage: superblock, activity
-// log and bitmap. A write that was submitted but not answered is kept beside
-// it: a crash lets it happen or not.
-type metaStore struct {
-	super  core.Super
-	slots  []bitmap.Extent
-	number uint32 // of the next activity-log transaction
-	pages  [][]byte
+// errOracle marks an error that the oracle found, not the code under test.
+var errOracle = errors.New("oracle")
 
-	superNext *core.Super
-	slotsNext []bitmap.Extent
-	pagesNext [][]core.PageImage
+// metaStore is one volume's metadata: the real code of package meta on a
+// simulated device, and what the oracle reads there.
+type metaStore struct {
+	dev    *metaDisk
+	place  meta.Placement
+	data   device.Device // says how much data there is room for
+	layout oracle.Layout // within what the device keeps
+	blocks int
+	marks  *oracle.Marks
+	store  *meta.Store // while attached
+	number uint32      // of the next activity-log transaction
+	used   []bool      // activity-log slots that hold an extent
 }
 
-func newMetaStore(slots int) *metaStore {
-	m := &metaStore{slots: make([]bitmap.Extent, slots)}
+// Sizes of metadata devices, in sectors: one page of bitmap is enough.
+const (
+	internalSectors = 80
+	externalSectors = 136 // the least that is allowed
+)
+
+// roomyDevice is a data device of which only the size matters.
+type roomyDevice struct {
+	device.Device
+	bytes int64
+}
+
+func (d roomyDevice) Size() int64 { return d.bytes }
+
+// newMetaStore returns fresh metadata for a data disk of size bytes, internal or
+// on a device of its own.
+func newMetaStore(size uint64, o *Options, rng *rand.Rand) *metaStore {
+	m := &metaStore{
+		place: meta.Placement{Kind: meta.FlexExternal}, data: roomyDevice{bytes: int64(size)}, layout: oracle.External(),
+		dev: newMetaDisk(0, externalSectors*sectorSize, rng), blocks: int(o.Blocks), used: make([]bool, o.Slots),
+	}
+	if rng.Uint64()&1 == 0 {
+		m.place, m.layout = meta.Placement{Kind: meta.Internal}, oracle.Internal(internalSectors)
+		m.dev = newMetaDisk(int64(size), int64(size)+internalSectors*sectorSize, rng)
+		m.data = m.dev
+	}
 	m.createMD()
 	return m
 }
 
 // createMD is what a fresh disk has: current id 4, nothing else.
 func (m *metaStore) createMD() {
-	m.super = core.Super{Gen: core.Generation{Current: core.UUIDJustCreated}}
-	m.pages = nil
-	m.clearLog()
-	m.forget()
+	m.dev.open()
+	m.dev.change, m.dev.failing = nil, false
+	must(meta.Create(m.dev, m.place, meta.CreateOptions{Confirmed: true, DeviceUUID: m.dev.rng.Uint64()}))
+	m.seed(func(s *meta.Super) { // its instance id is random: a run depends on its seed alone
+		for i := range s.Instance {
+			s.Instance[i] = byte(m.dev.rng.Uint32())
+		}
+	})
+	m.marks = oracle.NewMarks(m.dev, m.layout, m.blocks)
 }
 
-func (m *metaStore) clearLog() {
-	for i := range m.slots {
-		m.slots[i] = bitmap.NoExtent
-	}
-}
-
-func (m *metaStore) forget() { m.superNext, m.slotsNext, m.pagesNext = nil, nil, nil }
-
-// applied returns the slots as they are after tx.
-func (m *metaStore) applied(tx *bitmap.Transaction) []bitmap.Extent {
-	slots := slices.Clone(m.slots)
-	for i, e := range tx.Context {
-		slots[int(tx.ContextFirst)+i] = e
-	}
-	for _, u := range tx.Updates {
-		slots[u.Slot] = u.Extent
-	}
-	return slots
-}
-
-func (m *metaStore) storePages(images []core.PageImage) {
-	for _, p := range images {
-		m.storePage(p)
+// seed changes the superblock of metadata that nobody uses.
+func (m *metaStore) seed(edit func(*meta.Super)) {
+	st, err := meta.Open(m.data, m.dev, m.place)
+	must(err)
+	s := st.Super()
+	edit(&s)
+	must(st.WriteSuper(&s))
+	if m.marks != nil {
+		m.marks.RefreshAll(m.dev)
 	}
 }
 
-func (m *metaStore) storePage(p core.PageImage) {
-	for len(m.pages) <= p.Page {
-		m.pages = append(m.pages, make([]byte, bitmap.PageSize))
+// must stops a run whose world cannot be built.
+func must(err error) {
+	if err != nil {
+		panic(err)
 	}
-	m.pages[p.Page] = slices.Clone(p.Data)
 }
 
-// crash lets what was submitted happen or not.
-func (m *metaStore) crash(coin func() bool) {
-	if m.superNext != nil && coin() {
-		m.super = *m.superNext
+// crash ends what was in flight, with power or without.
+func (m *metaStore) crash(power bool) {
+	if power {
+		m.dev.cut(m.dev.rng)
+	} else {
+		m.dev.kill(m.dev.rng)
 	}
-	if m.slotsNext != nil && coin() {
-		m.slots = m.slotsNext
+	m.store = nil
+	m.dev.open()
+	m.marks.RefreshAll(m.dev)
+}
+
+// attach does what comes before an attach: the log is applied, the bitmap
+// read, and the metadata taken into use.
+func (m *metaStore) attach() (*core.Attachment, error) {
+	st, err := meta.Open(m.data, m.dev, m.place)
+	if err != nil {
+		return nil, err
 	}
-	for _, images := range m.pagesNext {
-		for _, p := range images {
-			if coin() {
-				m.storePage(p)
-			}
+	want, readable := m.marks.AfterReplay(m.dev)
+	if _, err := st.ApplyAL(); err != nil {
+		return nil, err
+	}
+	if !readable {
+		return nil, fmt.Errorf("%w: a log that nobody can read was applied", errOracle)
+	}
+	if block, differs := firstDifference(want, m.marks.Present(m.dev), m.blocks); differs {
+		return nil, fmt.Errorf("%w: after the log was applied, block %d is marked or not as it should not be", errOracle, block)
+	}
+	s := st.Super()
+	a := &core.Attachment{Super: coreSuper(&s), Disk: uint64(st.Usable().Bytes()), ALSlots: len(m.used)}
+	if a.Super.Size > 0 {
+		a.Bitmap = bitmap.New(a.Super.Size / bitmap.BlockSize)
+		if err := st.ReadBitmap(a.Bitmap); err != nil {
+			return nil, err
 		}
 	}
-	m.forget()
+	if err := st.Attach(); err != nil {
+		return nil, err
+	}
+	m.store, m.number = st, a.ALNumber
+	clear(m.used)
+	return a, nil
 }
 
-// applyAL is what runs before every attach: if the node was Primary, every
-// block of a hot extent becomes a set bit; then the log is empty.
-func (m *metaStore) applyAL() {
-	if m.super.Flags&core.FlagPrimaryInd != 0 && m.super.Size > 0 {
-		b := m.bitmap()
-		for _, e := range m.slots {
-			if e != bitmap.NoExtent {
-				first, n := e.Blocks()
-				b.SetRange(first, n)
-			}
-		}
-		for p := range b.Pages() {
-			data := make([]byte, bitmap.PageSize)
-			b.CopyPage(p, data)
-			m.storePage(core.PageImage{Page: p, Data: data})
+// firstDifference finds a block that is in one of two sets.
+func firstDifference(a, b []uint64, blocks int) (block int, found bool) {
+	for i := range a {
+		if d := a[i] ^ b[i]; d != 0 {
+			block = i*64 + bits.TrailingZeros64(d)
+			return block, block < blocks
 		}
 	}
-	m.clearLog()
+	return 0, false
 }
 
-// bitmap reads the bitmap as an attach does; nil before the first connect.
-func (m *metaStore) bitmap() *bitmap.Bitmap {
-	if m.super.Size == 0 {
-		return nil
+// write carries out a metadata action; what it writes is recorded.
+func (m *metaStore) write(a *core.Action) error {
+	switch a.Kind {
+	case core.ActMetaSuper:
+		return m.store.WriteSuper(m.superOf(a.Super))
+	case core.ActMetaAL:
+		return m.store.WriteAL(a.Tx)
 	}
-	b := bitmap.New(m.super.Size / bitmap.BlockSize)
-	for p := range min(b.Pages(), len(m.pages)) {
-		b.LoadPage(p, m.pages[p])
+	pages := make([]meta.Page, len(a.Pages))
+	for i, p := range a.Pages {
+		pages[i] = meta.Page{Number: p.Page, Data: p.Data}
 	}
-	return b
+	return m.store.WriteBitmapPages(pages)
 }
 
-// marks reports whether, should the node crash now, its metadata would surely
-// say that block may differ: by a bit, by a hot extent of a Primary, or by the
-// full-sync flag. What a write in flight may undo does not count.
-func (m *metaStore) marks(block uint64) bool {
-	return m.surely(core.FlagFullSync) || m.bitSurely(block) ||
-		m.surely(core.FlagPrimaryInd) && m.hotSurely(bitmap.ExtentOf(block))
+// superOf merges what the core decides into what only the disk knows.
+func (m *metaStore) superOf(s *core.Super) *meta.Super {
+	next := m.store.Super()
+	next.Current, next.Bitmap = meta.UUID(s.Gen.Current), meta.UUID(s.Gen.Bitmap)
+	next.History = [2]meta.UUID{meta.UUID(s.Gen.H1), meta.UUID(s.Gen.H2)}
+	next.Flags, next.LaSize, next.PeerMaxBio = meta.Flags(s.Flags), meta.SectorsOf(int64(s.Size)), s.PeerMaxIO
+	next.ALExtents = uint32(len(m.used))
+	return &next
 }
 
-func (m *metaStore) surely(flag core.MetaFlags) bool {
-	return m.super.Flags&flag != 0 && (m.superNext == nil || m.superNext.Flags&flag != 0)
-}
-
-func (m *metaStore) hotSurely(e bitmap.Extent) bool {
-	return slices.Contains(m.slots, e) && (m.slotsNext == nil || slices.Contains(m.slotsNext, e))
-}
-
-func (m *metaStore) bitSurely(block uint64) bool {
-	page := int(block / bitmap.PageBits)
-	if page >= len(m.pages) || !pageBit(m.pages[page], block) {
-		return false
+func coreSuper(s *meta.Super) core.Super {
+	return core.Super{
+		Gen:   core.Generation{Current: uint64(s.Current), Bitmap: uint64(s.Bitmap), H1: uint64(s.History[0]), H2: uint64(s.History[1])},
+		Flags: core.MetaFlags(s.Flags &^ meta.FlagALClean), Size: uint64(s.LaSize.Bytes()), PeerMaxIO: s.PeerMaxBio,
 	}
-	for _, images := range m.pagesNext {
-		for _, p := range images {
-			if p.Page == page && !pageBit(p.Data, block) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func pageBit(page []byte, block uint64) bool {
-	bit := block % bitmap.PageBits
-	return binary.LittleEndian.Uint64(page[bit/64*8:])>>(bit%64)&1 != 0
 }

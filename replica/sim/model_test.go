@@ -5,7 +5,6 @@ import (
 	"slices"
 	"testing"
 
-	"replicad/bitmap"
 	"replicad/replica/core"
 )
 
@@ -87,29 +86,5 @@ func TestStableNoticesAnUnflushedWrite(t *testing.T) {
 	d.flushed(d.clock)
 	if !d.stable(m) {
 		t.Error("a flushed write does not count as stable")
-	}
-}
-
-// TestMetaMarks: only what no write in flight can undo counts as a mark.
-func TestMetaMarks(t *testing.T) {
-	m := newMetaStore(2)
-	m.super.Size = 8 << 20
-	m.slots[0] = 1
-	block := uint64(extentBlocks + 5)
-	if m.marks(block) {
-		t.Error("a hot extent counts without the primary indicator")
-	}
-	m.super.Flags = core.FlagPrimaryInd
-	if !m.marks(block) || m.marks(5) {
-		t.Error("the hot extent of a Primary does not count, or a cold one does")
-	}
-	m.slotsNext = []bitmap.Extent{bitmap.NoExtent, 0}
-	if m.marks(block) || m.marks(5) {
-		t.Error("an extent that may cool counts, or one that may not be hot yet does")
-	}
-	m.slotsNext = nil
-	m.applyAL()
-	if !m.bitmap().Test(block) || m.bitmap().Test(5) || m.slots[0] != bitmap.NoExtent {
-		t.Error("replay did not turn the hot extent into bits")
 	}
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math/rand/v2"
 	"slices"
 
 	"replicad/replica/core"
@@ -72,6 +73,7 @@ type action struct {
 	fails   bool
 	resync  bool
 	act     core.Action
+	meta    []metaOp // what a metadata action writes
 	payload core.Buf // read into a new buffer
 	mirror  *mirrored
 }
@@ -86,9 +88,10 @@ func newNode(w *World, id int) *node {
 	n := &node{w: w, id: id}
 	for v := range w.opt.Volumes {
 		blocks := w.opt.Blocks + w.opt.Spare[id]
+		size := blocks * blockSectors * sectorSize
 		n.vols = append(n.vols, &volume{
-			id: v, size: blocks * blockSectors * sectorSize,
-			disk: newDisk(blocks*blockSectors, w.oracle.Garbage()), meta: newMetaStore(w.opt.Slots),
+			id: v, size: size, disk: newDisk(blocks*blockSectors, w.oracle.Garbage()),
+			meta: newMetaStore(size, &w.opt, rand.New(rand.NewPCG(w.opt.Seed, uint64(2*v+id)))),
 		})
 	}
 	return n
@@ -123,7 +126,6 @@ func (n *node) boot() {
 		v := n.vols[i]
 		id, d, m, size := v.id, v.disk, v.meta, v.size
 		*v = volume{id: id, disk: d, meta: m, size: size, st: s.State, virgin: v.virgin, tainted: v.tainted}
-		m.applyAL()
 	}
 	w.tracef("%s boots", n.name())
 	if w.chance(0.5) {
@@ -156,10 +158,11 @@ func (n *node) crash(power bool) {
 		} else {
 			v.disk.kill(w.rng)
 		}
-		v.meta.crash(w.coin)
+		v.meta.crash(power)
 		v.attached, v.tainted = false, true
 		v.st = core.State{Role: core.Secondary}
 	}
+	w.recompare()
 	w.oracle.Crashed(w.stamp(), n.id, whole, n.images())
 	for _, v := range n.peer().vols {
 		if power && v.st.Role == core.Primary && v.st.Disk != core.UpToDate {
@@ -177,21 +180,47 @@ func (n *node) images() [][]content {
 	return images
 }
 
-// attach opens a volume's disk, as after apply-al, and hands it to the core.
+// attach opens a volume's disk, applies its activity log, and hands it to the
+// core. A crash may hit while the metadata is read and written.
 func (n *node) attach(vol int) {
-	v := n.vols[vol]
-	if v.attached || v.st.Disk != core.Diskless {
+	w, v := n.w, n.vols[vol]
+	if !n.up || v.attached || v.st.Disk != core.Diskless {
 		return
 	}
-	v.meta.applyAL()
-	v.attached, v.leaving = true, false
-	if v.meta.super.Flags&core.FlagConsistent != 0 {
-		n.w.oracle.Given(vol, n.id, false)
+	dev := v.meta.dev
+	dev.open()
+	dev.failing = v.disk.failing
+	dev.change = func(first, count uint32) { w.metaChanged(v, first, count) }
+	if !w.script && !w.calm && w.chance(w.opt.RecoveryCrash) {
+		dev.budget = w.rng.IntN(12)
 	}
-	id := n.newCommand(core.Command{Kind: attachCommand, Vol: int32(vol)})
-	n.event(core.Event{Kind: core.EvAttach, Vol: uint16(vol), Attach: &core.Attachment{
-		Super: v.meta.super, Disk: v.size, User: n.w.opt.Blocks * blockSectors * sectorSize, Bitmap: v.meta.bitmap(), ALNumber: v.meta.number, ALSlots: n.w.opt.Slots, Cmd: id,
-	}})
+	a, err := v.meta.attach()
+	dev.budget = -1
+	if dev.stopped {
+		w.reached.hit(markCrashRecovery)
+		n.crash(w.coin())
+		return
+	}
+	if err != nil {
+		w.attachRefused(n, v, err)
+		return
+	}
+	v.attached, v.leaving = true, false
+	if a.Super.Flags&core.FlagConsistent != 0 {
+		w.oracle.Given(vol, n.id, false)
+	}
+	a.User = w.opt.Blocks * blockSectors * sectorSize
+	a.Cmd = n.newCommand(core.Command{Kind: attachCommand, Vol: int32(vol)})
+	n.event(core.Event{Kind: core.EvAttach, Vol: uint16(vol), Attach: a})
+}
+
+// attachRefused judges the refusal of a disk: no accident but a failing disk
+// is a reason for one.
+func (w *World) attachRefused(n *node, v *volume, err error) {
+	w.tracef("%s volume %d: attach refused: %v", n.name(), v.id, err)
+	if !v.disk.failing {
+		w.fail("P10", "node %s volume %d cannot be attached: %v", n.name(), v.id, err)
+	}
 }
 
 // attachCommand stands for the attach verb, which is an event of its own.

@@ -33,7 +33,9 @@ type Options struct {
 	Window    int            // payload buffers after which a node stops reading its data channel
 	Net       core.NetConfig // settings of both nodes
 	Rate      uint64         // resync bytes per second
-	ResyncMax uint64         // resync bytes in flight
+
+	RecoveryCrash float64 // chance that an attach is cut short by a crash
+	ResyncMax     uint64  // resync bytes in flight
 }
 
 // mix are the weights of client requests.
@@ -63,6 +65,8 @@ func OptionsOf(seed uint64) Options {
 		DiskDelay: pick(r, 50*microsecond, 300*microsecond, 3*millisecond),
 		Spike:     pick(r, 0, 0, 0.01, 0.05),
 		Window:    pick(r, 4, 16, 256),
+
+		RecoveryCrash: pick(r, 0, 0.1, 0.5),
 	}
 	o.drawDevice(r)
 	o.drawMix(r)

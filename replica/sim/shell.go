@@ -3,8 +3,8 @@ package sim
 import (
 	"slices"
 
-	"replicad/bitmap"
 	"replicad/replica/core"
+	"replicad/replica/sim/oracle"
 	"replicad/wire"
 )
 
@@ -93,7 +93,7 @@ func (n *node) beginWrite(o *action, v *volume) {
 	if o.resync {
 		n.w.oracle.ResyncWrites(v.id, n.id)
 	}
-	if o.resync && !v.meta.surelyNot(core.FlagConsistent) {
+	if o.resync && !v.meta.marks.Never(oracle.FlagConsistent) {
 		n.w.fail("P14", "node %s volume %d writes a resync block while its metadata calls the disk consistent", n.name(), v.id)
 	}
 	v.disk.submit(o.first, o.data)
@@ -184,24 +184,39 @@ func (n *node) startMeta(a *core.Action) {
 		return
 	}
 	m := v.meta
-	switch {
-	case !v.attached:
+	if !v.attached || m.store == nil {
 		n.w.fail("contract", "node %s volume %d: metadata action %d without a disk", n.name(), v.id, a.Kind)
-	case a.Kind == core.ActMetaSuper && m.superNext != nil, a.Kind == core.ActMetaAL && m.slotsNext != nil:
+		return
+	}
+	if n.inFlight(a.Kind, v.id) > 1 && a.Kind != core.ActMetaBitmap {
 		n.w.fail("contract", "node %s volume %d: two metadata actions of kind %d at once", n.name(), v.id, a.Kind)
 	}
-	switch a.Kind {
-	case core.ActMetaSuper:
-		m.superNext = a.Super
-	case core.ActMetaAL:
+	if a.Kind == core.ActMetaAL {
 		n.checkTransaction(v, a)
-		m.slotsNext = m.applied(a.Tx)
-	case core.ActMetaBitmap:
-		m.pagesNext = append(m.pagesNext, a.Pages)
 	}
-	o.fails = v.disk.failing
-	n.w.diverged()
-	n.after(n.latency(), atMetaDone, uint64(a.Op))
+	m.dev.failing = v.disk.failing
+	m.dev.begin()
+	err := m.write(a)
+	o.meta = m.dev.end()
+	if err != nil && !m.dev.failing {
+		n.w.fail("contract", "node %s volume %d: metadata action %d: %v", n.name(), v.id, a.Kind, err)
+	}
+	o.fails = err != nil
+	n.w.metaMoved(v, o)
+	n.after(n.latency()-settleDelay, atMetaDone, uint64(a.Op))
+}
+
+// settleDelay is from the moment at which a metadata write is in the device's
+// cache to the one at which it is stable and answered.
+const settleDelay = 5 * microsecond
+
+func (n *node) inFlight(kind core.ActionKind, vol int) (count int) {
+	for _, o := range n.live {
+		if o.kind == kind && o.vol == vol {
+			count++
+		}
+	}
+	return count
 }
 
 func (n *node) checkTransaction(v *volume, a *core.Action) {
@@ -209,72 +224,65 @@ func (n *node) checkTransaction(v *volume, a *core.Action) {
 		n.w.fail("contract", "node %s volume %d: activity-log transaction %d, expected %d", n.name(), v.id, a.Tx.Number, v.meta.number)
 	}
 	for _, u := range a.Tx.Updates {
-		if int(u.Slot) < len(v.meta.slots) && v.meta.slots[u.Slot] != bitmap.NoExtent && n.bufs.requests() > 1 {
+		if int(u.Slot) >= len(v.meta.used) {
+			n.w.fail("contract", "node %s volume %d: activity-log slot %d", n.name(), v.id, u.Slot)
+			return
+		}
+		if v.meta.used[u.Slot] && n.bufs.requests() > 1 {
 			n.w.reached.hit(markEviction)
 		}
-		if int(u.Slot) >= len(v.meta.slots) {
-			n.w.fail("contract", "node %s volume %d: activity-log slot %d", n.name(), v.id, u.Slot)
-		}
+		v.meta.used[u.Slot] = true
 	}
 }
 
+// metaDone goes on with a metadata action: first what it wrote reaches the
+// device's cache, then it is stable and answered.
 func (n *node) metaDone(id core.Op) {
-	o := n.retire(id)
+	o := n.ops[id]
 	v := n.vols[o.vol]
+	dev := v.meta.dev
+	if !o.effect {
+		o.effect = true
+		for i := range o.meta {
+			dev.effect(&o.meta[i])
+		}
+		o.mark = dev.clock
+		n.w.metaMoved(v, o)
+		n.after(settleDelay, atMetaDone, uint64(id))
+		return
+	}
+	n.retire(id)
 	e := core.Event{Kind: core.EvMetaDone, Op: id}
 	if o.fails {
 		e.Result = core.IOError
-		v.meta.abandon(o, n.w.coin)
-	} else {
-		v.meta.commit(o)
+	} else if o.kind == core.ActMetaAL {
+		v.meta.number++
 	}
-	n.w.diverged()
+	for i := range o.meta {
+		dev.settle(&o.meta[i], o.mark)
+	}
+	n.w.metaMoved(v, o)
 	n.event(e)
 	n.maybeDetached(v)
 }
 
-// commit makes a submitted metadata action stable.
-func (m *metaStore) commit(o *action) {
-	switch o.kind {
-	case core.ActMetaSuper:
-		m.super, m.superNext = *o.act.Super, nil
-	case core.ActMetaAL:
-		m.slots, m.slotsNext = m.slotsNext, nil
-		m.number++
-	case core.ActMetaBitmap:
-		m.storePages(o.act.Pages)
-		m.endPages(o.act.Pages)
+// metaMoved tells the oracle that sectors an action writes have changed, or
+// that a crash may leave something else in them.
+func (w *World) metaMoved(v *volume, o *action) {
+	for i := range o.meta {
+		if op := &o.meta[i]; op.sync {
+			v.meta.marks.RefreshAll(v.meta.dev)
+		} else {
+			v.meta.marks.Refresh(v.meta.dev, op.first, uint32(len(op.data)))
+		}
 	}
+	w.diverged()
 }
 
-// endPages takes a bitmap write that was answered off the list.
-func (m *metaStore) endPages(pages []core.PageImage) {
-	m.pagesNext = slices.DeleteFunc(m.pagesNext, func(p []core.PageImage) bool { return &p[0] == &pages[0] })
-}
-
-// abandon ends a failed metadata action: it happened or not.
-func (m *metaStore) abandon(o *action, coin func() bool) {
-	switch o.kind {
-	case core.ActMetaSuper:
-		if coin() {
-			m.super = *m.superNext
-		}
-		m.superNext = nil
-	case core.ActMetaAL:
-		if coin() {
-			m.slots = m.slotsNext
-		}
-		m.slotsNext = nil
-	case core.ActMetaBitmap:
-		if coin() {
-			m.storePages(o.act.Pages)
-		}
-		m.endPages(o.act.Pages)
-	}
-}
-
-func (m *metaStore) surelyNot(flag core.MetaFlags) bool {
-	return m.super.Flags&flag == 0 && (m.superNext == nil || m.superNext.Flags&flag == 0)
+// metaChanged is metaMoved for what is not an action of the core.
+func (w *World) metaChanged(v *volume, first, count uint32) {
+	v.meta.marks.Refresh(v.meta.dev, first, count)
+	w.diverged()
 }
 
 // --- gate and detach
@@ -312,6 +320,6 @@ func (n *node) maybeDetached(v *volume) {
 
 func (n *node) detached(vol int) {
 	v := n.vols[vol]
-	v.attached = false
+	v.attached, v.meta.store = false, nil
 	n.event(core.Event{Kind: core.EvDetached, Vol: uint16(vol)})
 }

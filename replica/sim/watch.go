@@ -5,6 +5,7 @@ import (
 
 	"replicad/bitmap"
 	"replicad/replica/core"
+	"replicad/replica/sim/oracle"
 )
 
 // bitmapOf returns the bitmap a core works with, nil when it has no disk or
@@ -182,9 +183,11 @@ func (w *World) wrote(n *node, v *volume, r *request) {
 	if own != peer {
 		w.tracef("write %d at sector %d+%d of volume %d is good on one disk only: %v", r.write, r.first, r.count, r.vol, holds)
 	}
-	w.oracle.Completed(w.stamp(), r.write, holds)
-	if own && !peer && w.opt.Protocol == 'C' {
-		w.aloneInGeneration(n, v, r)
+	alone := own && !peer && w.sharesGeneration(n, v)
+	tail := r.sent && w.opt.Protocol != 'C'
+	w.oracle.Completed(w.stamp(), r.write, holds, alone && tail)
+	if alone && !tail {
+		w.aloneInGeneration(n, r)
 	}
 	if own {
 		w.oracle.Holds(w.stamp(), n.id, r.vol, r.first, r.count, v.disk.cache, "P2", "write answered")
@@ -202,21 +205,30 @@ func (w *World) wrote(n *node, v *volume, r *request) {
 // generation that the other, as its metadata would say after a crash, does not
 // have: otherwise the other could be promoted and would later discard the
 // write without noticing a split brain (P16). Under A and B a write that was
-// sent or received before the loss may end so: that is their promise.
-func (w *World) aloneInGeneration(n *node, v *volume, r *request) {
-	const good = core.FlagConsistent | core.FlagWasUpToDate
+// sent before the loss may end so: that is their promise.
+func (w *World) aloneInGeneration(n *node, r *request) {
 	theirs := n.peer().vols[r.vol].disk.cache
 	has := true // the peer may have acked it before it was lost
 	for s := range r.count {
 		has = has && theirs[r.first+s] == w.oracle.Written(r.write, s)
 	}
-	if has {
-		return
+	if !has {
+		w.fail("P16", "node %s answers write %d alone, in a generation that its peer has too", n.name(), r.write)
 	}
-	own, other := v.meta.super.Gen.Current&^1, n.peer().vols[r.vol].meta.super
-	if other.Flags&good == good && other.Gen.Current&^1 == own && own != core.UUIDJustCreated {
-		w.fail("P16", "node %s answers write %d alone, in generation %016X, which its peer has too", n.name(), r.write, own)
+}
+
+// sharesGeneration reports that after a crash both nodes may call data of one
+// generation good.
+func (w *World) sharesGeneration(n *node, v *volume) bool {
+	const good = oracle.FlagConsistent | oracle.FlagWasUpToDate
+	for _, own := range v.meta.marks.Supers() {
+		for _, other := range n.peer().vols[v.id].meta.marks.Supers() {
+			if other.Has(good) && other.Current&^1 == own.Current&^1 && own.Current&^1 != core.UUIDJustCreated {
+				return true
+			}
+		}
 	}
+	return false
 }
 
 // flushed checks P1 for a flush, or for the one FUA write only.

@@ -145,8 +145,10 @@ func (o *Oracle) Written(id, place uint32) Content {
 	return ContentOf(id, place)
 }
 
-// Completed notes a successful answer; holds says which disks must have it.
-func (o *Oracle) Completed(now int64, id uint32, holds [2]bool) {
+// Completed notes a successful answer; holds says which disks must have it. tail
+// says that it is of those that protocols A and B may lose with the Primary
+// without a word: sent before the peer was lost, and not there.
+func (o *Oracle) Completed(now int64, id uint32, holds [2]bool, tail bool) {
 	w := &o.writes[id]
 	o.endFlight(id)
 	w.done = now
@@ -165,7 +167,7 @@ func (o *Oracle) Completed(now int64, id uint32, holds [2]bool) {
 		}
 	}
 	for i := range holds {
-		if holds[i] && !holds[1-i] {
+		if holds[i] && !holds[1-i] && !tail {
 			o.solo(v, i)
 		}
 	}

@@ -26,7 +26,7 @@ func TestOracleCatchesAStaleRead(t *testing.T) {
 	old := o.vols[0].logical[0].base[3]
 	w := o.Issue(10, 0, 0, 3, 1, false)
 	o.Read(12, 11, 0, 0, 3, []Content{old}) // concurrent: either will do
-	o.Completed(20, w, [2]bool{true, true})
+	o.Completed(20, w, [2]bool{true, true}, false)
 	o.Read(30, 15, 0, 0, 3, []Content{old}) // began before the write was done
 	if len(*broken) != 0 {
 		t.Fatalf("good reads are refused: %v", *broken)
@@ -40,7 +40,7 @@ func TestOracleCatchesAStaleRead(t *testing.T) {
 func TestOracleCatchesAHoleInTheOrder(t *testing.T) {
 	o, broken := testOracle(t)
 	first := o.Issue(10, 0, 0, 3, 1, false)
-	o.Completed(20, first, [2]bool{true, true})
+	o.Completed(20, first, [2]bool{true, true}, false)
 	second := o.Issue(30, 0, 0, 5, 1, false)
 	image := slices.Clone(o.vols[0].image[1].base)
 	o.Closure(1, 0, image)
@@ -61,7 +61,7 @@ func TestOracleCatchesAHoleInTheOrder(t *testing.T) {
 func TestOracleCatchesLostHistory(t *testing.T) {
 	o, broken := testOracle(t)
 	w := o.Issue(10, 0, 0, 3, 1, false)
-	o.Completed(20, w, [2]bool{true, false})
+	o.Completed(20, w, [2]bool{true, false}, false)
 	o.ResyncStarts(0, 0, 1)
 	if len(*broken) != 0 {
 		t.Fatalf("the right direction is refused: %v", *broken)
@@ -81,7 +81,7 @@ func TestOracleCatchesAFlushThatDoesNot(t *testing.T) {
 	o, broken := testOracle(t)
 	w := o.Issue(10, 0, 0, 3, 1, false)
 	d := cached{sector: 3, present: ContentOf(w, 0), stable: o.vols[0].image[0].base[3]}
-	o.Completed(20, w, [2]bool{true, true})
+	o.Completed(20, w, [2]bool{true, true}, false)
 	o.Durable(0, 0, 0, d, 15, 0) // a flush from before the write was done
 	if len(*broken) != 0 {
 		t.Fatalf("a flush must not cover what completed after it was issued: %v", *broken)
