@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -215,32 +216,49 @@ func TestFioVerify(t *testing.T) {
 	p.sameDisks(p.be1(), size)
 }
 
+// sameBlocksRounds is how often two connections meet, over all protocols.
+const sameBlocksRounds = 51
+
 // TestSameBlocks has two connections write the same blocks as fast as they
-// can: both disks end up the same, whatever it is.
+// can: both disks end up the same, whatever it is, fifty times and once more.
 func TestSameBlocks(t *testing.T) {
-	for _, protocol := range []string{"A", "B", "C"} {
+	protocols := []string{"A", "B", "C"}
+	for _, protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			p := newSystem(t, map[string]string{"PROTOCOL": protocol})
-			var both sync.WaitGroup
-			for i := range 2 {
-				c, err := p.be1().open()
-				if err != nil {
-					t.Fatal(err)
-				}
-				both.Go(func() {
-					defer func() { _ = c.Close() }()
-					if err := hammer(c, uint64(i), 2*time.Second); err != nil {
-						t.Error(err)
-					}
-				})
+			rounds := sameBlocksRounds / len(protocols)
+			if testing.Short() {
+				rounds = 2
 			}
-			both.Wait()
-			size := p.be1().dial().Size()
-			p.be1().hangUp()
-			p.sameDisks(p.be1(), size)
+			for round := range rounds {
+				sameBlocks(t, p, uint64(round), 250*time.Millisecond)
+			}
+			fmt.Println("figure: same-blocks-rounds", rounds)
 		})
 	}
+}
+
+// sameBlocks is one round: the load, then a look at both disks.
+func sameBlocks(t *testing.T, p *pair, seed uint64, d time.Duration) {
+	t.Helper()
+	var both sync.WaitGroup
+	for i := range uint64(2) {
+		c, err := p.be1().open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		both.Go(func() {
+			defer func() { _ = c.Close() }()
+			if err := hammer(c, 2*seed+i, d); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	size := p.be1().dial().Size()
+	p.be1().hangUp()
+	p.sameDisks(p.be1(), size)
 }
 
 // hammer keeps 16 writes to a few blocks in flight.

@@ -158,7 +158,7 @@ func newKillTest(t *testing.T, protocol string) *killTest {
 	p := newPair(t, shortTempDir(t))
 	k := &killTest{pair: p, t: t, protocol: protocol, cable: cable.New(), primary: p.be1(), other: p.be2()}
 	t.Cleanup(func() { _ = k.cable.Close() })
-	k.layCable()
+	k.layCable("32")
 	for _, n := range []*testNode{p.be1(), p.be2()} {
 		n.must("create-md", "r0")
 		k.start(n)
@@ -174,10 +174,10 @@ func newKillTest(t *testing.T, protocol string) *killTest {
 	return k
 }
 
-// layCable gives each node a configuration in which the other is at the
-// cable's end.
-func (k *killTest) layCable() {
-	if err := k.write(map[string]string{"PROTOCOL": k.protocol}); err != nil {
+// layCable gives each node a disk of so many MiB and a configuration in which
+// the other is at the cable's end.
+func (k *killTest) layCable(size string) {
+	if err := k.write(map[string]string{"PROTOCOL": k.protocol, "SIZE": size}); err != nil {
 		k.t.Fatal(err)
 	}
 	for i, n := range []*testNode{k.be1(), k.be2()} {

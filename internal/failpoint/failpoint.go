@@ -65,6 +65,12 @@ func Arm(spec string) error {
 	return nil
 }
 
+// Check returns the error that Arm would return, and changes nothing.
+func Check(spec string) error {
+	_, err := parse(spec)
+	return err
+}
+
 // Armed returns the rules in force, "" if there are none.
 func Armed() string {
 	if armed == nil {

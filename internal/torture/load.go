@@ -89,7 +89,7 @@ func (l *load) request(c *nbd.Client, r *rand.Rand, buf []byte) error {
 	}
 	off, p := l.plan.offset(first), buf[:n*ledger.SectorSize]
 	switch what := r.IntN(100); {
-	case what < 2:
+	case what < 1:
 		covered := l.led.Flush()
 		err := c.Flush()
 		if err == nil {
@@ -115,11 +115,11 @@ func (l *load) request(c *nbd.Client, r *rand.Rand, buf []byte) error {
 		w := l.led.Issue(first, n, false)
 		w.Fill(p)
 		write := c.WriteAt
-		if what < 20 {
+		if what < 18 {
 			write = c.WriteFUA
 		}
 		_, err := write(p, off)
-		return settled(w, err, what < 20)
+		return settled(w, err, what < 18)
 	}
 }
 

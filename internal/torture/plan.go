@@ -168,7 +168,7 @@ func newPlan(seed uint64) *plan {
 	p := &plan{
 		seed: seed, protocol: string("ABC"[r.IntN(3)]), diskMiB: 16 + 8*r.IntN(3),
 		clients: 2 + r.IntN(3), tasks: 1 + r.IntN(4), maxSize: []int{8, 64, 256}[r.IntN(3)],
-		pause: millis(r, 0, 4), length: millis(r, 0, 2),
+		pause: millis(r, 0, 3), length: millis(r, 0, 2),
 	}
 	p.areaMiB = 4 + r.IntN(p.diskMiB-5)
 	if p.wide = r.IntN(4) == 0; p.wide {
@@ -189,7 +189,7 @@ func newEpisode(r *rand.Rand) episode {
 	for _, w := range weights {
 		total += w.share
 	}
-	e := episode{after: millis(r, 50, 500), hold: millis(r, 10, 600), promote: r.IntN(3) > 0, resume: r.IntN(2) == 0}
+	e := episode{after: millis(r, 50, 800), hold: millis(r, 10, 600), promote: r.IntN(3) > 0, resume: r.IntN(2) == 0}
 	e.conn, e.back = r.IntN(2), r.IntN(2) == 0
 	e.bytes, e.mask = 1+r.Int64N(1<<r.IntN(20)), 1<<r.IntN(8)
 	e.victims = 1 + r.IntN(3)
@@ -211,11 +211,11 @@ var strikes = []struct {
 	hits  int
 	acts  []string
 }{
-	{"disk.write", 2000, []string{"kill", "kill-after", "torn", "stop", "eio", "short"}},
-	{"disk.read", 200, []string{"kill", "eio"}},
-	{"disk.durable", 60, []string{"kill", "kill-after", "torn", "stop-after", "eio"}},
-	{"disk.sync", 60, []string{"kill", "kill-after", "stop", "eio", "delay:30ms"}},
-	{"disk.zero", 40, []string{"kill", "kill-after", "eio"}},
+	{"disk.write", 800, []string{"kill", "kill-after", "torn", "stop", "eio", "short"}},
+	{"disk.read", 60, []string{"kill", "eio"}},
+	{"disk.durable", 30, []string{"kill", "kill-after", "torn", "stop-after", "eio"}},
+	{"disk.sync", 30, []string{"kill", "kill-after", "stop", "eio", "delay:30ms"}},
+	{"disk.zero", 20, []string{"kill", "kill-after", "eio"}},
 	{"disk.open", 2, []string{"kill", "kill-after"}},
 	{"meta.super", 8, []string{"kill", "kill-after", "stop", "eio", "delay:50ms"}},
 	{"meta.al", 6, []string{"kill", "kill-after", "eio", "delay:50ms"}},
@@ -227,11 +227,11 @@ var strikes = []struct {
 	{"control.listen", 1, []string{"kill", "kill-after"}},
 	{"link.dial", 3, []string{"kill", "kill-after", "eio"}},
 	{"link.accept", 3, []string{"kill", "kill-after", "eio", "delay:100ms"}},
-	{"link.send", 2000, []string{"kill", "kill-after", "stop", "eio"}},
-	{"link.receive", 2000, []string{"kill", "kill-after", "stop-after", "eio"}},
+	{"link.send", 800, []string{"kill", "kill-after", "stop", "eio"}},
+	{"link.receive", 800, []string{"kill", "kill-after", "stop-after", "eio"}},
 	{"nbd.accept", 3, []string{"kill", "kill-after", "eio"}},
-	{"nbd.receive", 1000, []string{"kill", "kill-after", "eio"}},
-	{"nbd.reply", 1000, []string{"kill", "kill-after", "stop"}},
+	{"nbd.receive", 600, []string{"kill", "kill-after", "eio"}},
+	{"nbd.reply", 600, []string{"kill", "kill-after", "stop"}},
 }
 
 func newRules(r *rand.Rand) string {
