@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"replicad/replica"
-	"replicad/replica/core"
 )
 
 // loseSecondary: the Primary goes on, and nothing is lost.
@@ -138,12 +137,11 @@ func (r *round) loseInDemotion() {
 	r.load.end()
 	r.arm(old)
 	n.machine.CutPowerAfter(r.rng.IntN(12))
-	err := n.Secondary(n.ctx())
-	n.machine.CutPower()
 	promised := checks{flushed: true, epochs: true}
-	if err == nil {
+	if err := n.Secondary(n.ctx()); err == nil && !n.machine.Off() {
 		promised = whole
 	}
+	n.machine.CutPower()
 	if r.rng.IntN(2) == 0 {
 		r.takeOver(1-old, "takeover during a demotion", r.kept())
 		r.n(old).bury()
@@ -185,13 +183,10 @@ func (r *round) loseLinkThenPrimary() {
 
 // resolve ends a split brain as an operator does: one side gives up its data.
 func (r *round) resolve(victim int) {
-	for _, n := range []*node{r.n(victim), r.n(1 - victim)} {
-		if n.now().Conn != core.StandAlone {
-			if n.id != victim {
-				continue // it waits for the other
-			}
-			n.must("disconnect", n.Disconnect(n.ctx(), true))
-		}
+	for _, n := range r.nodes {
+		n.must("disconnect", n.Disconnect(n.ctx(), true))
+	}
+	for _, n := range r.nodes {
 		n.must("connect", n.Connect(n.ctx(), replica.ConnectOptions{DiscardMyData: n.id == victim}))
 	}
 }
