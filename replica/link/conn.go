@@ -50,7 +50,7 @@ func newConn(ch wire.Channel, tcp *net.TCPConn, s *Session, cfg *Config) (*Conn,
 		size = controlReadBuffer
 	}
 	c := &Conn{channel: ch, tcp: tcp, session: s, buf: make([]byte, size)}
-	c.out = newOutbox(ch, w, s, cfg.QueueBytesMax, &cfg.Events)
+	c.out = newOutbox(ch, w, s, cfg.queueBytesMax(ch), &cfg.Events)
 	return c, nil
 }
 

@@ -97,7 +97,7 @@ type Config struct {
 	ConnectInterval  time.Duration // between dials, ±14 %; default 10 s
 	HandshakeTimeout time.Duration // of one dial, and of one handshake; default 5 s
 	WriteTimeout     time.Duration // without the peer taking a byte; default 42 s
-	QueueBytesMax    int64         // of one connection; default 64 MiB
+	QueueBytesMax    int64         // of one connection; default 64 MiB; control has a lower limit of its own
 	Socket           SocketOptions
 
 	Events Events

@@ -16,6 +16,20 @@ import (
 // the channel is broken for its owner, who must close the session.
 var ErrQueueFull = errors.New("send queue is full")
 
+// controlQueueBytesMax bounds the queue of a control connection, in bytes: 131072
+// answers, more than an honest peer can have asked for at a time. Without it a
+// peer that asks and does not read the answers could have all of QueueBytesMax
+// filled with small messages, each of which costs twice its size in memory.
+const controlQueueBytesMax = 8 << 20
+
+// queueBytesMax is the limit of one connection's queue, bytes.
+func (c *Config) queueBytesMax(ch wire.Channel) int64 {
+	if ch == wire.ChannelControl {
+		return min(c.QueueBytesMax, controlQueueBytesMax)
+	}
+	return c.QueueBytesMax
+}
+
 // captiveMax bounds, in messages, how many of other callers' messages a caller
 // of Flush or Kick writes after its own before it leaves them to the
 // background writer.
