@@ -6,11 +6,11 @@ import (
 	"replicad/wire"
 )
 
-// accept runs the acceptor's side of a handshake whose first frame, a hello
+// accept runs the acceptor's side of a handshake whose first frame, an opening
 // for this resource, was already read. An error means that the connection is
 // to be closed; it was reported.
-func (l *Link) accept(t *talk, first []byte) error {
-	err := l.acceptSteps(t, first)
+func (l *Link) accept(t *talk, first []byte, wantsTLS bool) error {
+	err := l.acceptSteps(t, first, wantsTLS)
 	if err != nil {
 		l.report(t.conn, err, true)
 		l.peerShowed(err)
@@ -18,17 +18,23 @@ func (l *Link) accept(t *talk, first []byte) error {
 	return err
 }
 
-func (l *Link) acceptSteps(t *talk, first []byte) error {
-	cfg, err := l.handshakeConfig(0, wire.SessionID{})
+func (l *Link) acceptSteps(t *talk, first []byte, wantsTLS bool) error {
+	if reason := l.judgeOpening(t, wantsTLS); reason != 0 {
+		return t.sendRefusal(&wire.RefusedError{Reason: reason})
+	}
+	if wantsTLS {
+		var err error
+		if first, err = l.secureAccept(t); err != nil {
+			return err
+		}
+	}
+	cfg, err := l.handshakeConfig(0, wire.SessionID{}, t.binding)
 	if err != nil {
 		return err
 	}
 	h, err := wire.NewAcceptor(cfg)
 	if err != nil {
 		return err
-	}
-	if !l.cfg.mayConnect(addrPort(t.conn.RemoteAddr()).Addr()) {
-		return t.refuse(h, wire.RefusedNotPeer)
 	}
 	since := l.generation() // before our hello leaves: see commitInbound
 	if err := t.hand(h, first); err != nil {
@@ -40,13 +46,26 @@ func (l *Link) acceptSteps(t *talk, first []byte) error {
 	return l.acceptData(t, h, since)
 }
 
+// judgeOpening decides by what can be known before anything is exchanged; 0 = fits.
+func (l *Link) judgeOpening(t *talk, wantsTLS bool) wire.Refusal {
+	switch hasTLS := l.cfg.TLS != nil; {
+	case !l.cfg.mayConnect(addrPort(t.conn.RemoteAddr()).Addr()):
+		return wire.RefusedNotPeer
+	case hasTLS && !wantsTLS:
+		return wire.RefusedPlain
+	case wantsTLS && !hasTLS:
+		return wire.RefusedTLS
+	}
+	return 0
+}
+
 // acceptData authenticates a data connection and keeps it until its control
 // connection comes.
 func (l *Link) acceptData(t *talk, h *wire.Handshake, since uint64) error {
 	if err := t.challenge(h); err != nil {
 		return err
 	}
-	in, reason := l.commitInbound(t.conn, h, since)
+	in, reason := l.commitInbound(t.stream(), h, since)
 	if reason != 0 {
 		return t.refuse(h, reason)
 	}
@@ -80,7 +99,7 @@ func (l *Link) acceptControl(t *talk, h *wire.Handshake) error {
 		l.dropInbound(in)
 		return err
 	}
-	s, err := newSession(&l.cfg, in.handshake, in.conn, t.conn, false)
+	s, err := newSession(&l.cfg, in.handshake, in.stream, t.stream(), false)
 	if err != nil {
 		l.dropInbound(in)
 		return err
@@ -108,7 +127,7 @@ func (l *Link) peerShowed(err error) {
 	if ok && r.Reason == wire.RefusedCrossed {
 		return
 	}
-	if ok && !r.ByPeer && r.Reason.Permanent() {
+	if ok && !r.ByPeer && r.Permanent() {
 		l.mu.Lock()
 		l.toldPeer = true
 		l.mu.Unlock()

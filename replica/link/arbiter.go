@@ -1,7 +1,6 @@
 package link
 
 import (
-	"net"
 	"time"
 
 	"replicad/wire"
@@ -10,7 +9,7 @@ import (
 // inbound is a data connection dialled by the peer and authenticated, whose
 // control connection has not arrived yet.
 type inbound struct {
-	conn      *net.TCPConn
+	stream    stream
 	handshake *wire.Handshake
 	expiry    *time.Timer
 	// completed says that the control connection is authenticated. It is set
@@ -59,7 +58,7 @@ func (l *Link) endDial() {
 // began before the newest session did is a loser of crossing dials, not a sign
 // that the peer lost that session. One that began later passed the peer's own
 // commitDial, which by then knew of that session: see completed.
-func (l *Link) commitInbound(conn *net.TCPConn, h *wire.Handshake, since uint64) (*inbound, wire.Refusal) {
+func (l *Link) commitInbound(way stream, h *wire.Handshake, since uint64) (*inbound, wire.Refusal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -73,7 +72,7 @@ func (l *Link) commitInbound(conn *net.TCPConn, h *wire.Handshake, since uint64)
 	if old := l.inbound; old != nil {
 		l.forgetLocked(old)
 	}
-	in := &inbound{conn: conn, handshake: h}
+	in := &inbound{stream: way, handshake: h}
 	in.expiry = time.AfterFunc(l.cfg.HandshakeTimeout, func() { l.dropInbound(in) })
 	l.inbound = in
 	return in, 0
@@ -115,7 +114,7 @@ func (l *Link) dropInbound(in *inbound) {
 
 func (l *Link) forgetLocked(in *inbound) {
 	in.expiry.Stop()
-	_ = in.conn.Close() // an attempt given up: nothing to learn from the error
+	_ = in.stream.tcp.Close() // an attempt given up: nothing to learn from the error
 	l.inbound = nil
 }
 

@@ -33,6 +33,7 @@ type BufferID uint32
 type Conn struct {
 	channel wire.Channel
 	tcp     *net.TCPConn
+	src     io.Reader // tcp, or TLS over it
 	session *Session
 	out     *outbox
 
@@ -40,8 +41,8 @@ type Conn struct {
 	r, w int
 }
 
-func newConn(ch wire.Channel, tcp *net.TCPConn, s *Session, cfg *Config) (*Conn, error) {
-	w, err := newWriter(tcp, cfg.WriteTimeout)
+func newConn(ch wire.Channel, way stream, s *Session, cfg *Config) (*Conn, error) {
+	w, err := newWriter(way, cfg.WriteTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +50,10 @@ func newConn(ch wire.Channel, tcp *net.TCPConn, s *Session, cfg *Config) (*Conn,
 	if ch == wire.ChannelControl {
 		size = controlReadBuffer
 	}
-	c := &Conn{channel: ch, tcp: tcp, session: s, buf: make([]byte, size)}
+	if way.sealed != nil {
+		way.sealed.carry(size)
+	}
+	c := &Conn{channel: ch, tcp: way.tcp, src: way.source(), session: s, buf: make([]byte, size)}
 	c.out = newOutbox(ch, w, s, cfg.queueBytesMax(ch), &cfg.Events)
 	return c, nil
 }
@@ -144,7 +148,7 @@ func (c *Conn) readPayload(h *wire.Header, payload []byte) error {
 	c.r += n
 	rest := payload[n:]
 	if len(rest) >= directReadMin {
-		if _, err := io.ReadFull(c.tcp, rest); err != nil {
+		if _, err := io.ReadFull(c.src, rest); err != nil {
 			return midFrame(err)
 		}
 	} else if len(rest) > 0 {
@@ -168,7 +172,7 @@ func (c *Conn) peek(n int) ([]byte, error) {
 		c.r = 0
 	}
 	for c.w-c.r < n {
-		got, err := c.tcp.Read(c.buf[c.w:])
+		got, err := c.src.Read(c.buf[c.w:])
 		if c.w += got; err != nil && c.w-c.r < n {
 			if c.w > c.r {
 				err = midFrame(err)

@@ -34,7 +34,7 @@ func (l *Link) dialLoop(ctx context.Context, refused chan<- error) {
 		if err == nil {
 			return
 		}
-		if r, ok := errors.AsType[*wire.RefusedError](err); ok && r.Reason.Permanent() {
+		if r, ok := errors.AsType[*wire.RefusedError](err); ok && r.Permanent() {
 			refused <- err
 			return
 		}
@@ -84,39 +84,39 @@ func (l *Link) dialSession(ctx context.Context) error {
 		return err
 	}
 	defer l.endDial()
-	h, err := l.greet(ctx, data, wire.ChannelData, wire.SessionID{})
+	h, first, err := l.greet(ctx, data, wire.ChannelData, wire.SessionID{})
 	if err != nil {
 		_ = data.Close()
 		return err
 	}
-	control, err := l.dialControl(ctx, h)
+	second, err := l.dialControl(ctx, h)
 	if err != nil {
 		_ = data.Close()
 		return err
 	}
-	s, err := newSession(&l.cfg, h, data, control, true)
+	s, err := newSession(&l.cfg, h, first, second, true)
 	if err != nil {
-		return errors.Join(err, data.Close(), control.Close())
+		return errors.Join(err, data.Close(), second.tcp.Close())
 	}
 	l.establish(s, nil)
 	return nil
 }
 
 // dialControl opens the second connection of the session that h began.
-func (l *Link) dialControl(ctx context.Context, h *wire.Handshake) (*net.TCPConn, error) {
+func (l *Link) dialControl(ctx context.Context, h *wire.Handshake) (stream, error) {
 	control, err := l.dialConn(ctx)
 	if err != nil {
-		return nil, err
+		return stream{}, err
 	}
-	second, err := l.greet(ctx, control, wire.ChannelControl, h.Session())
+	second, way, err := l.greet(ctx, control, wire.ChannelControl, h.Session())
 	if err == nil && second.Peer().Instance != h.Peer().Instance {
 		err = fmt.Errorf("%w: two nodes answer at the peer's address", wire.ErrHandshake)
 	}
 	if err != nil {
 		_ = control.Close()
-		return nil, err
+		return stream{}, err
 	}
-	return control, nil
+	return way, nil
 }
 
 // dialConn makes one TCP connection to the peer.
@@ -155,8 +155,21 @@ func (l *Link) dialFrom() net.Addr {
 }
 
 // greet runs the dialler's side of a handshake within HandshakeTimeout.
-func (l *Link) greet(ctx context.Context, conn *net.TCPConn, ch wire.Channel, id wire.SessionID) (*wire.Handshake, error) {
-	cfg, err := l.handshakeConfig(ch, id)
+func (l *Link) greet(ctx context.Context, conn *net.TCPConn, ch wire.Channel, id wire.SessionID) (*wire.Handshake, stream, error) {
+	t := newTalk(ctx, conn, l.cfg.HandshakeTimeout)
+	h, err := l.greetSteps(t, ch, id)
+	if err = t.finish(err); err != nil {
+		l.report(conn, err, false)
+		return nil, stream{}, fmt.Errorf("greet peer on %v connection: %w", ch, err)
+	}
+	return h, t.stream(), nil
+}
+
+func (l *Link) greetSteps(t *talk, ch wire.Channel, id wire.SessionID) (*wire.Handshake, error) {
+	if err := l.secureDial(t); err != nil {
+		return nil, err
+	}
+	cfg, err := l.handshakeConfig(ch, id, t.binding)
 	if err != nil {
 		return nil, err
 	}
@@ -164,23 +177,13 @@ func (l *Link) greet(ctx context.Context, conn *net.TCPConn, ch wire.Channel, id
 	if err != nil {
 		return nil, err
 	}
-	t := newTalk(ctx, conn, l.cfg.HandshakeTimeout)
-	err = t.finish(l.greetSteps(t, h))
-	if err != nil {
-		l.report(conn, err, false)
-		return nil, fmt.Errorf("greet peer on %v connection: %w", ch, err)
-	}
-	return h, nil
-}
-
-func (l *Link) greetSteps(t *talk, h *wire.Handshake) error {
 	hello, err := h.Hello()
 	if err := t.ask(h, hello, err); err != nil {
-		return err
+		return nil, err
 	}
 	if h.Peer().Channel == wire.ChannelData && !l.commitDial(h.Senior()) {
-		return errors.Join(errCrossed, t.send(h.Refuse(wire.RefusedCrossed), nil))
+		return nil, errors.Join(errCrossed, t.send(h.Refuse(wire.RefusedCrossed), nil))
 	}
 	proof, err := h.Proof()
-	return t.ask(h, proof, err)
+	return h, t.ask(h, proof, err)
 }

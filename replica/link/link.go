@@ -60,8 +60,8 @@ const (
 	queueBytesMaxDefault    = 64 << 20
 )
 
-// ErrUnauthenticated means that a link off loopback has no shared secret and
-// nobody allowed that.
+// ErrUnauthenticated means that a link off loopback has neither a shared secret
+// nor TLS, and nobody allowed that.
 var ErrUnauthenticated = errors.New("a link between hosts needs a shared secret")
 
 // Events are the callbacks of a link. They run on whatever goroutine writes,
@@ -84,10 +84,13 @@ type Events struct {
 type Config struct {
 	Resource string
 	// Secret authenticates both nodes. Without one the link runs only between
-	// loopback addresses, or with AllowUnauthenticated.
+	// loopback addresses, or with TLS, or with AllowUnauthenticated.
 	Secret               []byte
 	AllowUnauthenticated bool
-	Local, Peer          netip.AddrPort
+	// TLS, if not nil, makes every connection TLS 1.3 between two certificates;
+	// then a secret is not needed, but is used if there is one.
+	TLS         *Credentials
+	Local, Peer netip.AddrPort
 	// Listener, if not nil, is shared with other resources and outlives the
 	// Link; otherwise the Link listens on Local itself.
 	Listener *Listener
@@ -112,7 +115,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("local or peer address is missing")
 	case len(c.Resource) == 0 || len(c.Resource) > wire.ResourceNameMax:
 		return c, fmt.Errorf("resource name must have 1 to %d bytes", wire.ResourceNameMax)
-	case len(c.Secret) == 0 && !c.AllowUnauthenticated && !c.onLoopback():
+	case len(c.Secret) == 0 && c.TLS == nil && !c.AllowUnauthenticated && !c.onLoopback():
 		return c, ErrUnauthenticated
 	}
 	c.ConnectInterval = orDefault(c.ConnectInterval, connectIntervalDefault)
@@ -313,10 +316,10 @@ func (l *Link) Addr() netip.AddrPort {
 }
 
 // handshakeConfig is what we bring into one handshake, with a fresh nonce.
-func (l *Link) handshakeConfig(ch wire.Channel, id wire.SessionID) (wire.HandshakeConfig, error) {
+func (l *Link) handshakeConfig(ch wire.Channel, id wire.SessionID, binding []byte) (wire.HandshakeConfig, error) {
 	cfg := wire.HandshakeConfig{
 		Resource: l.cfg.Resource, Secret: l.cfg.Secret, Instance: l.instance,
-		Features: l.cfg.Features, Channel: ch, Session: id,
+		Features: l.cfg.Features, Channel: ch, Session: id, Binding: binding,
 	}
 	if _, err := io.ReadFull(l.cfg.Rand, cfg.Nonce[:]); err != nil {
 		return cfg, fmt.Errorf("draw nonce: %w", err)

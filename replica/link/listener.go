@@ -183,7 +183,7 @@ func (l *Listener) expectedLocked(addr netip.Addr) bool {
 	return false
 }
 
-// serve reads the hello and lets the link it names do the rest.
+// serve reads the opening and lets the link it names do the rest.
 func (l *Listener) serve(conn *net.TCPConn) {
 	t := newTalk(l.ctx, conn, l.timeout)
 	if err := l.dispatch(t); err != nil {
@@ -192,27 +192,27 @@ func (l *Listener) serve(conn *net.TCPConn) {
 	}
 }
 
-// dispatch finds the link that the hello names. The link finishes the talk
+// dispatch finds the link that the opening names. The link finishes the talk
 // itself; an error means that the connection is to be closed.
 func (l *Listener) dispatch(t *talk) error {
 	first, err := t.read()
-	var hello wire.Hello
+	var opening wire.Opening
 	if err == nil {
-		hello, err = wire.ParseHello(first)
+		opening, err = wire.ParseOpening(first)
 	}
 	if err != nil {
 		l.reportStranger(t.conn, err)
 		return err
 	}
-	m := l.enter(hello.Resource)
+	m := l.enter(opening.Resource)
 	if m == nil {
-		err := &wire.RefusedError{Reason: l.absence(hello.Resource)}
+		err := &wire.RefusedError{Reason: l.absence(opening.Resource)}
 		l.reportStranger(t.conn, err)
 		return errors.Join(err, t.send(wire.AppendRefusal(nil, err.Reason), nil))
 	}
 	defer m.tasks.Done()
 	defer context.AfterFunc(m.link.ctx, t.expire)()
-	return m.link.accept(t, first)
+	return m.link.accept(t, first, opening.TLS)
 }
 
 // absence says why no link answers for a resource. One that was here has only

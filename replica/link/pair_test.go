@@ -87,6 +87,9 @@ func newNode(t testing.TB, ln *Listener, peer netip.AddrPort, change func(*Confi
 		Resource: "r0", Secret: []byte("a shared secret"), Local: ln.Addr(), Peer: peer, Listener: ln,
 		HandshakeTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second, Events: n.events(),
 	}
+	if overTLS != nil {
+		cfg.TLS = NewCredentials(overTLS.identity(t, "127.0.0.1", "::1"))
+	}
 	if change != nil {
 		change(&cfg)
 	}

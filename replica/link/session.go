@@ -39,6 +39,8 @@ type Session struct {
 	Features uint32
 	// Local and Peer are the addresses of the data connection.
 	Local, Peer netip.AddrPort
+	// Cipher names what both connections are encrypted with, "" if they are not.
+	Cipher string
 
 	once    sync.Once
 	done    chan struct{}
@@ -48,12 +50,13 @@ type Session struct {
 
 // newSession wraps two authenticated sockets and starts their background
 // writers. On error the sockets are still the caller's to close.
-func newSession(cfg *Config, h *wire.Handshake, data, control *net.TCPConn, dialed bool) (*Session, error) {
+func newSession(cfg *Config, h *wire.Handshake, data, control stream, dialed bool) (*Session, error) {
 	s := &Session{
 		ID: h.Session(), Token: h.Token(), Dialed: dialed,
 		Version: h.Version(), Features: h.Features(),
-		Local: addrPort(data.LocalAddr()), Peer: addrPort(data.RemoteAddr()),
-		done: make(chan struct{}),
+		Local: addrPort(data.tcp.LocalAddr()), Peer: addrPort(data.tcp.RemoteAddr()),
+		Cipher: cipherOf(data),
+		done:   make(chan struct{}),
 	}
 	var err error
 	if s.Data, err = newConn(wire.ChannelData, data, s, cfg); err != nil {

@@ -14,15 +14,18 @@ import (
 // talk moves the frames of one handshake under one deadline for all of it: a
 // peer that sends a byte a minute gains nothing.
 type talk struct {
-	conn *net.TCPConn
-	ctx  context.Context
-	stop func() bool
-	buf  [wire.HandshakeMax]byte
+	conn    *net.TCPConn
+	rw      io.ReadWriter // conn, or TLS over it
+	sealed  *sealed       // nil = plain
+	binding []byte        // of the TLS connection
+	ctx     context.Context
+	stop    func() bool
+	buf     [wire.HandshakeMax]byte
 }
 
 // newTalk arms the deadline; finish must follow.
 func newTalk(ctx context.Context, conn *net.TCPConn, timeout time.Duration) *talk {
-	t := &talk{conn: conn, ctx: ctx}
+	t := &talk{conn: conn, rw: conn, ctx: ctx}
 	// A failed SetDeadline means a closed socket, which the first use reports.
 	_ = conn.SetDeadline(time.Now().Add(timeout))
 	t.stop = context.AfterFunc(ctx, t.expire)
@@ -46,12 +49,15 @@ func (t *talk) finish(err error) error {
 	return nil
 }
 
+// stream is the connection once it is handed over.
+func (t *talk) stream() stream { return stream{tcp: t.conn, sealed: t.sealed} }
+
 // send writes the frame a handshake step returned, or passes its error on.
 func (t *talk) send(frame []byte, err error) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.conn.Write(frame); err != nil {
+	if _, err := t.rw.Write(frame); err != nil {
 		return fmt.Errorf("send handshake: %w", err)
 	}
 	return nil
@@ -59,14 +65,14 @@ func (t *talk) send(frame []byte, err error) error {
 
 // read reads exactly one frame, not a byte more: messages follow it.
 func (t *talk) read() ([]byte, error) {
-	if _, err := io.ReadFull(t.conn, t.buf[:wire.PrefixSize]); err != nil {
+	if _, err := io.ReadFull(t.rw, t.buf[:wire.PrefixSize]); err != nil {
 		return nil, fmt.Errorf("read handshake: %w", err)
 	}
 	size, err := wire.HandshakeFrameSize(t.buf[:wire.PrefixSize])
 	if err != nil {
 		return nil, err
 	}
-	if _, err := io.ReadFull(t.conn, t.buf[wire.PrefixSize:size]); err != nil {
+	if _, err := io.ReadFull(t.rw, t.buf[wire.PrefixSize:size]); err != nil {
 		return nil, fmt.Errorf("read handshake: %w", err)
 	}
 	return t.buf[:size], nil

@@ -46,6 +46,7 @@ func (it *item) size() int {
 // when the socket is full, not on every call.
 type writer struct {
 	conn    *net.TCPConn
+	sealed  *sealed // nil = plain
 	raw     syscall.RawConn
 	timeout time.Duration
 
@@ -67,13 +68,13 @@ type writer struct {
 	errno error                 // attempt: what writev said
 }
 
-func newWriter(conn *net.TCPConn, timeout time.Duration) (*writer, error) {
-	raw, err := conn.SyscallConn()
+func newWriter(way stream, timeout time.Duration) (*writer, error) {
+	raw, err := way.tcp.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("reach socket: %w", err)
 	}
 	w := &writer{
-		conn: conn, raw: raw, timeout: timeout,
+		conn: way.tcp, sealed: way.sealed, raw: raw, timeout: timeout,
 		heads: make([]byte, 0, batchMessagesMax*wire.HeaderSize),
 		iov:   make([]unix.Iovec, 0, 2*batchMessagesMax),
 	}
@@ -108,6 +109,15 @@ func (w *writer) build() error {
 		w.batch++
 		w.bytes += it.size()
 	}
+	if w.sealed == nil {
+		return nil
+	}
+	records, err := w.sealed.seal(w.iov)
+	if err != nil {
+		return err
+	}
+	w.iov = w.iov[:0]
+	w.vector(records)
 	return nil
 }
 
