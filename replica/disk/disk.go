@@ -30,6 +30,7 @@ type Device interface {
 	// ReadAt fills p from offset off.
 	ReadAt(p []byte, off int64) (n int, err error)
 	// WriteAt stores p at offset off. It is not durable before the next Sync.
+	// An error that [NoSpace] recognises is about this write alone.
 	WriteAt(p []byte, off int64) (n int, err error)
 	// WriteDurable stores p and returns once it would survive a power cut
 	// (NBD's and SCSI's FUA). It says nothing about earlier writes.
@@ -79,6 +80,20 @@ func (e *SyncError) Error() string {
 // Unwrap returns the first failure.
 func (e *SyncError) Unwrap() error { return e.Err }
 
+// ShrunkError is what every operation on a regular file returns once it was
+// seen to be smaller than at opening: what it held beyond is gone, and a write
+// there would make it whole again with zeroes in the middle.
+type ShrunkError struct {
+	Path      string
+	Was, Size int64 // bytes
+}
+
+// Error implements error. The text is one sentence for the operator.
+func (e *ShrunkError) Error() string {
+	return fmt.Sprintf("%s was cut from %d to %d bytes while it was in use: what lay behind is lost; detach it, and let the peer or a backup restore it",
+		e.Path, e.Was, e.Size)
+}
+
 // InUseError reports that another process or a mounted file system holds the
 // device.
 type InUseError struct {
@@ -92,6 +107,14 @@ func (e *InUseError) Error() string {
 		return fmt.Sprintf("%s is in use (mounted, or held by another program)", e.Path)
 	}
 	return fmt.Sprintf("%s is in use by process %d", e.Path, e.PID)
+}
+
+// NoSpace reports that a write was refused for want of space on the file
+// system or in the quota, and that nothing else was lost. A [SyncError] is never
+// that, whatever its cause.
+func NoSpace(err error) bool {
+	_, final := errors.AsType[*SyncError](err)
+	return !final && noSpace(err)
 }
 
 // CheckRange returns nil if n bytes at off lie inside a device of size bytes,

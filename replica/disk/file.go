@@ -35,6 +35,9 @@ type File struct {
 	blockSize int  // logical block size, bytes; 1 for a regular file
 	block     bool // a block device, opened O_DIRECT
 
+	// keepsRoom: ENOSPC is the answer to one write and says nothing about others.
+	keepsRoom bool
+
 	// life is held for reading during every call, for writing by Close, so
 	// that a descriptor number is never used after it was closed and reused.
 	life sync.RWMutex
@@ -46,6 +49,7 @@ type File struct {
 	durable sync.Mutex
 	failed  atomic.Pointer[SyncError]
 	noFUA   atomic.Bool // the kernel refused RWF_DSYNC on this file
+	shrunk  atomic.Pointer[ShrunkError]
 
 	bounce bouncePool
 }
@@ -130,6 +134,7 @@ func (f *File) measure() error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		f.size, f.blockSize = st.Size, 1
+		f.keepsRoom = answersNoSpaceExactly(f.fd)
 		return nil
 	case unix.S_IFBLK:
 		f.block = true
@@ -186,7 +191,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	}
 	defer f.life.RUnlock()
 	n, err := f.write(p, off, pwrite)
-	return n, f.opError("write", err)
+	return n, f.opError("write", f.judge(err))
 }
 
 // WriteDurable implements Device. It fails like Sync after a failed Sync.
@@ -204,12 +209,25 @@ func (f *File) WriteDurable(p []byte, off int64) (int, error) {
 	return n, f.opError("durable write", err)
 }
 
-// writeDurable prefers one FUA write and falls back to write and fdatasync.
+// writeDurable prefers a FUA write and falls back to write and fdatasync.
+//
+// A buffered write goes to the page cache first. A full file system refuses it
+// there, where no earlier write is in doubt; once it is in the cache it has its
+// space, so that what the FUA write then reports is a lost write-back.
 func (f *File) writeDurable(p []byte, off int64) (int, error) {
+	if !f.block {
+		n, err := f.write(p, off, pwrite)
+		switch {
+		case noSpace(err):
+			return n, f.judge(err)
+		case err != nil:
+			return n, f.fail(err)
+		}
+	}
 	if !f.noFUA.Load() {
 		n, err := f.write(p, off, pwriteDurable)
 		if err == nil {
-			return n, nil
+			return n, f.checkSize()
 		}
 		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 			// The kernel may have reported, and forgotten, the write-back
@@ -218,12 +236,30 @@ func (f *File) writeDurable(p []byte, off int64) (int, error) {
 			return n, f.fail(err)
 		}
 		f.noFUA.Store(true)
+		if f.block {
+			if n, err := f.write(p, off, pwrite); err != nil {
+				return n, err
+			}
+		}
 	}
-	n, err := f.write(p, off, pwrite)
-	if err != nil {
-		return n, err
+	return len(p), f.sync()
+}
+
+// sync is fdatasync with its verdict.
+func (f *File) sync() error {
+	if err := fdatasync(f.fd); err != nil {
+		return f.fail(err)
 	}
-	return n, f.fail(fdatasync(f.fd))
+	return f.checkSize()
+}
+
+// judge makes a write's want of space final where it may be the news of an
+// earlier write. Other errors are the write's own.
+func (f *File) judge(err error) error {
+	if noSpace(err) && !f.block && !f.keepsRoom {
+		return f.fail(err)
+	}
+	return err
 }
 
 // Sync implements Device with fdatasync.
@@ -237,7 +273,7 @@ func (f *File) Sync() error {
 	if failed := f.failed.Load(); failed != nil {
 		return f.opError("sync", failed)
 	}
-	return f.opError("sync", f.fail(fdatasync(f.fd)))
+	return f.opError("sync", f.sync())
 }
 
 // Close implements Device.
@@ -264,6 +300,10 @@ func (f *File) begin(off, n int64) error {
 	if f.fd < 0 {
 		f.life.RUnlock()
 		return ErrClosed
+	}
+	if shrunk := f.shrunk.Load(); shrunk != nil {
+		f.life.RUnlock()
+		return shrunk
 	}
 	return nil
 }

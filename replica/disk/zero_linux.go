@@ -53,10 +53,10 @@ func (f *File) WriteZeroes(off, n int64, noHole bool) error {
 	if !noHole {
 		err := fallocate(f.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 		if !unsupported(err) {
-			return f.opError("zero", err)
+			return f.opError("zero", f.judge(err))
 		}
 	}
-	return f.opError("zero", f.zeroAllocated(off, n))
+	return f.opError("zero", f.judge(f.zeroAllocated(off, n)))
 }
 
 // zeroAllocated zeroes a range and leaves it allocated.
