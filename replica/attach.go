@@ -69,6 +69,7 @@ func (v *Volume) handOver(ctx context.Context, k *backing, a *core.Attachment) (
 		v.back = k
 		v.direct.Store(!k.buffered)
 		v.failed.Store(false)
+		v.full.Store(false)
 		b.add(core.Event{Kind: core.EvAttach, Vol: v.number, Attach: a})
 	})
 	if err != nil && ctx.Err() == nil {
@@ -94,7 +95,7 @@ func (v *Volume) reclaim(k *backing) error {
 // openBacking opens a volume's devices and makes its metadata ready for use. It
 // returns how many KiB apply-al marked out of sync.
 func openBacking(cfg *VolumeConfig, open openDevice) (*backing, uint64, error) {
-	k := &backing{internal: cfg.MetaKind == MetaInternal}
+	k := &backing{internal: cfg.MetaKind == MetaInternal, path: cfg.Disk, metaPath: cfg.MetaPath}
 	var err error
 	if k.data, err = open(cfg.Disk, disk.Options{}); err != nil {
 		return nil, 0, openFailure(err, FailOpenDisk, FailDiskClaimed)
@@ -144,6 +145,9 @@ func (k *backing) openStore(cfg *VolumeConfig) (marked uint64, err error) {
 		return 0, fmt.Errorf("logical block size %d of the backing disk is larger than %d", block, coreGranularity)
 	case block > sectorSize:
 		k.data = &sectored{Device: k.data, block: int64(block)}
+	}
+	if err := k.store.Reserve(); err != nil {
+		return 0, err
 	}
 	if marked, err = k.store.ApplyAL(); err != nil {
 		return 0, err

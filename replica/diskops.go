@@ -4,8 +4,6 @@ import (
 	"errors"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"replicad/replica/core"
 	"replicad/replica/disk"
 	"replicad/replica/meta"
@@ -19,6 +17,8 @@ const inlineMax = 256 << 10
 type backing struct {
 	data     disk.Device
 	md       disk.Device // the same device when internal
+	path     string      // of data, as configured at the attach
+	metaPath string
 	internal bool
 	store    *meta.Store // belongs to the volume's metadata writer
 	buffered bool        // operations end in the page cache
@@ -47,6 +47,14 @@ type diskOp struct {
 	len    uint32
 	off    uint64
 	copied *[]byte // what to write, in memory of ours
+}
+
+// path is the name of the disk that the operation is for.
+func (op *diskOp) path() string {
+	if k := op.vol.back; k != nil {
+		return k.path
+	}
+	return ""
 }
 
 // job is work for a disk worker that the core did not ask for.
@@ -212,9 +220,7 @@ func (r *Resource) transfer(op *diskOp, buf core.Buf) core.IOResult {
 	}
 	err := k.do(op, data)
 	result := resultOf(err)
-	if result == core.IOError {
-		op.vol.diskFailed(op, err)
-	}
+	op.vol.note(op, result, err)
 	return result
 }
 
@@ -247,7 +253,7 @@ func resultOf(err error) core.IOResult {
 	switch {
 	case err == nil:
 		return core.IOOK
-	case errors.Is(err, unix.ENOSPC):
+	case disk.NoSpace(err):
 		return core.IONoSpace
 	default:
 		return core.IOError
@@ -264,7 +270,7 @@ var opNames = map[core.ActionKind]string{
 // error is logged, with its cause, which the core does not see.
 func (v *Volume) diskFailed(op *diskOp, err error) {
 	if !v.failed.Swap(true) {
-		v.r.log.Error("local I/O error", "volume", v.number, "op", opNames[op.kind],
+		v.r.log.Error("local I/O error", "volume", v.number, "disk", op.path(), "op", opNames[op.kind],
 			"offset", op.off, "bytes", op.len, "err", err)
 	}
 }

@@ -39,6 +39,7 @@
 //	alarm              1              timer                done
 //	sent notifier      1              link's writer        done
 //	logger             1              the log              done, after the last line
+//	disk watcher       1              timer, stat(2)       done
 //	handler runner     1              handler's process    done (kills the handler)
 //	revoker            1 per demotion the owner            owner returns, done
 //

@@ -77,7 +77,7 @@ func (v *Volume) writeMeta(a *core.Action) core.IOResult {
 	}
 	if err != nil {
 		v.failed.Store(true)
-		v.r.log.Error("metadata write failed", "volume", v.number, "err", err)
+		v.r.log.Error("metadata write failed, the disk is detached", "volume", v.number, "err", err)
 	}
 	return resultOf(err)
 }

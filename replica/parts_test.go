@@ -1,15 +1,18 @@
 package replica
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"replicad/replica/core"
+	"replicad/replica/disk"
 )
 
 // TestPlanKeepsTheCoresContract: pieces cover the request, none is longer than
@@ -221,5 +224,20 @@ func TestPayloadPoolKeepsItsBudgets(t *testing.T) {
 	}
 	if b.tryPayload(payloadMax+1, budgetRead) != 0 {
 		t.Error("a buffer larger than the largest class")
+	}
+}
+
+// TestNoSpaceOfASyncIsAnError: ENOSPC from a flush or a durable write that may
+// have lost other writes must not pass for a write's own refusal.
+func TestNoSpaceOfASyncIsAnError(t *testing.T) {
+	own := fmt.Errorf("write x: %w", unix.ENOSPC)
+	if got := resultOf(own); got != core.IONoSpace {
+		t.Errorf("a write's own: %v", got)
+	}
+	if got := resultOf(fmt.Errorf("write x: %w", unix.EDQUOT)); got != core.IONoSpace {
+		t.Errorf("a used-up quota: %v", got)
+	}
+	if got := resultOf(fmt.Errorf("durable write x: %w", &disk.SyncError{Err: unix.ENOSPC})); got != core.IOError {
+		t.Errorf("a lost write-back: %v", got)
 	}
 }

@@ -125,6 +125,7 @@ func (r *Resource) startGoroutines() {
 	r.wg.Go(r.notifySent)
 	r.wg.Go(r.runHandlers)
 	r.wg.Go(r.writeLogs)
+	r.wg.Go(r.watchDisks)
 }
 
 // randomBits supplies generation ids and nonces. crypto/rand cannot fail on a

@@ -16,6 +16,7 @@ type Volume struct {
 	gate     gate
 	inflight inflight
 	failed   atomic.Bool   // a local operation failed: no read bypasses the core until the next attach
+	full     atomic.Bool   // a local write found no space, and no room has been seen since
 	direct   atomic.Bool   // a block device: reads that bypass the core go to the workers
 	limit    atomic.Uint64 // bytes that reads past the core may touch
 	reads    atomic.Uint64 // bytes read past the core

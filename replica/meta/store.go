@@ -68,6 +68,22 @@ func (s *Store) Layout() Layout { return s.layout }
 // Usable returns how much of the data device can hold data.
 func (s *Store) Usable() Sectors { return s.layout.Usable(s.data.Size()) }
 
+// Reserve makes sure that superblock, log and bitmap have their space on the
+// device, where a device can say so (disk.File.Reserve): on a sparse image that was
+// copied or made by another tool they may be holes, and marking a block out of
+// sync must not fail for want of space. It changes no content.
+func (s *Store) Reserve() error {
+	d, ok := s.md.(interface{ Reserve(off, n int64) error })
+	if !ok {
+		return nil
+	}
+	first := min(s.layout.Super, s.layout.AL, s.layout.Bitmap)
+	if err := d.Reserve(first.Bytes(), s.layout.Size.Bytes()); err != nil {
+		return fmt.Errorf("reserve %d KiB for meta data: %w", s.layout.Size.Bytes()/1024, err)
+	}
+	return nil
+}
+
 // Attach takes the metadata into use: the log's ring is empty, and the
 // superblock carries the magic that makes every tool ask for ApplyAL before
 // it believes the bitmap again. It returns ErrUnclean if the log has not been
