@@ -109,7 +109,8 @@ func (u *unit) attachRefusal(vol int, err error) ctl.Reply {
 	if isFailure(err, replica.FailMetaInvalid) {
 		return ctl.Reply{
 			Exit: exitUsage, Err: []string{meta.ErrNoMetadata.Error()},
-			Hint: fmt.Sprintf("make some with: replicad create-md %s; then: replicad up %s", u.name, u.name),
+			Hint: fmt.Sprintf("make some with: replicad create-md %s; then: replicad up %s; "+
+				"but if the disk was resized, give it its former size back: create-md would make it an empty one", u.name, u.name),
 		}
 	}
 	return u.refusal(u.object(vol), "attach", err)
