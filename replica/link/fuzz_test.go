@@ -303,7 +303,7 @@ func (p *sessionPipe) read(t *testing.T, b []byte, ch wire.Channel, cut int) (al
 	control, farControl := p.socket(t)
 	defer farData.Close()
 	defer farControl.Close()
-	s, err := newSession(&p.cfg, p.h, data, control, true)
+	s, err := newSession(&p.cfg, p.h, stream{tcp: data}, stream{tcp: control}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
