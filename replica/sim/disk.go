@@ -25,11 +25,10 @@ func contentOf(write, place uint32) content { return oracle.ContentOf(write, pla
 // their sectors happen or not.
 type disk struct {
 	cache   []content
-	history map[uint32]*sectorHistory
-	unclean []uint32 // keys of history, in the order they appeared
-	clock   uint64   // counts effects
-	failing bool     // every action fails
-	failOne bool     // the next action fails
+	history oracle.Sparse[sectorHistory]
+	clock   uint64 // counts effects
+	failing bool   // every action fails
+	failOne bool   // the next action fails
 }
 
 type sectorHistory struct {
@@ -43,7 +42,7 @@ type version struct {
 }
 
 func newDisk(sectors uint64, garbage uint32) *disk {
-	d := &disk{cache: make([]content, sectors), history: make(map[uint32]*sectorHistory)}
+	d := &disk{cache: make([]content, sectors), history: oracle.NewSparse[sectorHistory](int(sectors))}
 	for i := range d.cache {
 		d.cache[i] = contentOf(garbage, uint32(i))
 	}
@@ -51,11 +50,9 @@ func newDisk(sectors uint64, garbage uint32) *disk {
 }
 
 func (d *disk) sector(s uint32) *sectorHistory {
-	h := d.history[s]
-	if h == nil {
-		h = &sectorHistory{}
-		d.history[s] = h
-		d.unclean = append(d.unclean, s)
+	h, fresh := d.history.Put(s)
+	if fresh {
+		h.older, h.pending = h.older[:0], h.pending[:0]
 	}
 	return h
 }
@@ -87,43 +84,43 @@ func (h *sectorHistory) forget(c content) {
 
 // harden makes what sector s held when the clock stood at mark stable.
 func (d *disk) harden(s uint32, mark uint64) {
-	h := d.history[s]
-	if h == nil {
-		return
+	if h := d.history.Get(s); h != nil {
+		h.harden(mark)
 	}
+}
+
+func (h *sectorHistory) harden(mark uint64) {
 	n := 0
 	for n < len(h.older) && h.older[n].until <= mark {
 		n++
 	}
-	h.older = h.older[n:]
+	h.older = slices.Delete(h.older, 0, n)
 }
 
 // flushed makes everything stable that was in the cache at mark.
 func (d *disk) flushed(mark uint64) {
-	kept := d.unclean[:0]
-	for _, s := range d.unclean {
-		d.harden(s, mark)
-		if h := d.history[s]; len(h.older) == 0 && len(h.pending) == 0 {
-			delete(d.history, s)
-			continue
+	sectors := d.history.Keys()
+	for i := len(sectors) - 1; i >= 0; i-- { // a deletion moves only what was seen
+		h := d.history.Get(sectors[i])
+		h.harden(mark)
+		if len(h.older) == 0 && len(h.pending) == 0 {
+			d.history.Delete(sectors[i])
 		}
-		kept = append(kept, s)
 	}
-	d.unclean = kept
 }
 
 // kill is the end of the process: what was submitted happens or not, sector
 // by sector; the operating system keeps its cache.
 func (d *disk) kill(r *rand.Rand) {
-	for _, s := range slices.Clone(d.unclean) {
-		h := d.history[s]
-		pending := slices.Clone(h.pending)
-		for _, c := range pending {
-			if r.Uint64()&1 == 0 {
+	for _, s := range d.history.Keys() {
+		h := d.history.Get(s)
+		for len(h.pending) > 0 {
+			if c := h.pending[0]; r.Uint64()&1 == 0 {
 				d.write(s, c)
+			} else {
+				h.forget(c)
 			}
 		}
-		h.pending = nil
 	}
 }
 
@@ -131,12 +128,12 @@ func (d *disk) kill(r *rand.Rand) {
 // any time since it was last stable.
 func (d *disk) cut(r *rand.Rand) {
 	d.kill(r)
-	for _, s := range d.unclean {
-		if h := d.history[s]; len(h.older) > 0 && r.Uint64()%3 == 0 {
+	for _, s := range d.history.Keys() {
+		if h := d.history.Get(s); len(h.older) > 0 && r.Uint64()%3 == 0 {
 			d.cache[s] = h.older[r.IntN(len(h.older))].content
 		}
 	}
-	d.history, d.unclean = make(map[uint32]*sectorHistory), nil
+	d.history.Clear()
 }
 
 // Leaves calls f with every content that a crash of the process and the
@@ -146,7 +143,7 @@ func (d *disk) Leaves(s uint32, f func(content) bool) bool {
 	if !f(d.cache[s]) {
 		return false
 	}
-	h := d.history[s]
+	h := d.history.Get(s)
 	if h == nil {
 		return true
 	}
@@ -164,4 +161,4 @@ func (d *disk) Leaves(s uint32, f func(content) bool) bool {
 }
 
 // Unclean lists the sectors that a power cut may change.
-func (d *disk) Unclean() []uint32 { return d.unclean }
+func (d *disk) Unclean() []uint32 { return d.history.Keys() }

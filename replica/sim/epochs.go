@@ -126,7 +126,7 @@ func (n *node) mustBeStable(epochs []closedEpoch, does string) {
 // stable reports that a power cut brings back nothing older than m.
 func (d *disk) stable(m *mirrored) bool {
 	for s := m.first; s < m.first+m.count; s++ {
-		if h := d.history[s]; h != nil && len(h.older) > 0 && h.older[0].until <= m.mark {
+		if h := d.history.Get(s); h != nil && len(h.older) > 0 && h.older[0].until <= m.mark {
 			return false
 		}
 	}

@@ -28,8 +28,6 @@ var actionNames = map[core.ActionKind]string{
 
 func stamp(t core.Time) string { return fmt.Sprintf("%.6f", float64(t)/1e9) }
 
-func nanos(t int64) string { return stamp(core.Time(t)) }
-
 func (w *World) tracef(format string, args ...any) {
 	if w.trace != nil {
 		w.trace(fmt.Sprintf("%12s -  %s", stamp(w.now), fmt.Sprintf(format, args...)))

@@ -52,7 +52,7 @@ type write struct {
 type volumeOracle struct {
 	image   [2]*register
 	logical [2]*register
-	history [2]map[uint32][]uint32 // each Primary's writes to a sector since the last promotion, as issued
+	history [2]Sparse[[]uint32] // each Primary's writes to a sector since the last promotion, as issued
 	lineage [2]lineage
 }
 
@@ -73,8 +73,16 @@ func New(protocol byte, fail func(property, format string, args ...any)) *Oracle
 
 func (v *volumeOracle) forgetHistory() {
 	for i := range v.history {
-		v.history[i] = make(map[uint32][]uint32)
+		v.history[i].Clear()
 	}
+}
+
+// writers lists the writes of a sector that a Primary issued.
+func (v *volumeOracle) writers(node int, s uint32) []uint32 {
+	if list := v.history[node].Get(s); list != nil {
+		return *list
+	}
+	return nil
 }
 
 // Garbage takes the number of a write that was never made, for the initial
@@ -88,8 +96,8 @@ func (o *Oracle) Garbage() uint32 {
 func (o *Oracle) Begin(images [2][][]Content) {
 	for v := range images[0] {
 		vo := &volumeOracle{}
-		vo.forgetHistory()
 		for i := range images {
+			vo.history[i] = NewSparse[[]uint32](max(len(images[0][v]), len(images[1][v])))
 			vo.image[i] = newRegister(images[i][v], 0)
 		}
 		o.vols = append(o.vols, vo)
@@ -106,13 +114,17 @@ func (o *Oracle) Issue(now int64, node, vol int, first, count uint32, zero bool)
 	v := o.vols[vol]
 	for s := range count {
 		c := o.Written(id, s)
-		v.history[node][first+s] = append(v.history[node][first+s], id)
+		writers, fresh := v.history[node].Put(first + s)
+		if fresh {
+			*writers = (*writers)[:0]
+		}
+		*writers = append(*writers, id)
 		for _, r := range []*register{v.logical[node], v.image[0], v.image[1]} {
 			if r == nil {
 				continue
 			}
 			r.submit(first+s, c)
-			if len(r.cands[first+s]) > candsMax {
+			if len(*r.cands.Get(first + s)) > candsMax {
 				r.compact(first+s, o.oldestRead(now))
 			}
 		}
@@ -274,7 +286,7 @@ func (o *Oracle) Durable(primary, node, vol int, d Disk, before int64, only uint
 // superseded finds a write of sector s that completed before the given time
 // and that surely came after content c; 0 if there is none.
 func (o *Oracle) superseded(primary, vol int, s uint32, c Content, before int64, only uint32) uint32 {
-	for _, id := range o.vols[vol].history[primary][s] {
+	for _, id := range o.vols[vol].writers(primary, s) {
 		w := &o.writes[id]
 		if only != 0 && id != only || only == 0 && (w.done == 0 || w.done >= before) {
 			continue
@@ -296,7 +308,7 @@ func (o *Oracle) older(vol int, s uint32, c Content, w *write) bool {
 		x := &o.writes[c.Write()]
 		return x.node != w.node || x.done != 0 && x.done < w.issued
 	}
-	for _, id := range o.vols[vol].history[w.node][s] { // any of the writes of zeroes may have made it
+	for _, id := range o.vols[vol].writers(w.node, s) { // any of the writes of zeroes may have made it
 		x := &o.writes[id]
 		if x.zero && (x.done == 0 || x.done >= w.issued) {
 			return false
@@ -311,9 +323,10 @@ func (o *Oracle) older(vol int, s uint32, c Content, w *write) bool {
 func (o *Oracle) Closure(node, vol int, image []Content) {
 	missing, visible := int64(1)<<62, int64(-1)
 	var lost, seen uint32
-	for s, history := range o.vols[vol].history[1-node] {
+	history := &o.vols[vol].history[1-node]
+	for _, s := range history.Keys() {
 		c := image[s]
-		for _, id := range history {
+		for _, id := range *history.Get(s) {
 			w := &o.writes[id]
 			if c == o.Written(id, s-w.first) {
 				if c != 0 && w.issued > visible {

@@ -11,47 +11,50 @@ import (
 type register struct {
 	base  []Content
 	since int64
-	cands map[uint32][]cand
+	cands Sparse[[]cand]
 }
 
 // cand is an acceptable content.
 type cand struct {
-	content Content
 	done    int64 // when its write completed, the largest number while it has not
-	pending int   // writes in flight that would leave it
-	real    bool  // it may be there: it was submitted here, or completed
 	gone    int64 // when it stopped being acceptable, 0 = it is
+	content Content
+	pending int16 // writes in flight that would leave it
+	real    bool  // it may be there: it was submitted here, or completed
 }
 
 const never = int64(1) << 62
 
 func newRegister(image []Content, now int64) *register {
-	r := &register{}
+	r := &register{cands: NewSparse[[]cand](len(image))}
 	r.rebase(image, now)
 	return r
 }
 
 // rebase makes the register exactly what an image holds.
 func (r *register) rebase(image []Content, now int64) {
-	r.base, r.since = slices.Clone(image), now
-	r.cands = make(map[uint32][]cand)
+	r.base, r.since = append(r.base[:0], image...), now
+	r.cands.Clear()
 }
 
 // copyFrom makes r what o is, but keeps its own writes in flight.
 func (r *register) copyFrom(o *register) {
 	kept := r.cands
 	r.since = o.since
-	r.cands = make(map[uint32][]cand, len(o.cands))
+	r.cands = NewSparse[[]cand](len(r.base))
 	copy(r.base, o.base) // disks may differ in size; the common part counts
-	for s, list := range o.cands {
-		list = slices.Clone(list)
-		for i := range list {
-			list[i].real = true // mirrored writes went to both
+	for _, s := range o.cands.Keys() {
+		if int(s) >= len(r.base) {
+			continue
 		}
-		r.cands[s] = list
+		list, _ := r.cands.Put(s)
+		*list = append((*list)[:0], *o.cands.Get(s)...)
+		for i := range *list {
+			(*list)[i].real = true // mirrored writes went to both
+		}
 	}
-	for s, list := range kept {
-		for _, c := range list {
+	for _, s := range kept.Keys() {
+		for _, c := range *kept.Get(s) {
 			if c.pending > 0 && c.gone == 0 {
 				x := r.find(s, c.content)
 				x.pending, x.real, x.done, x.gone = max(x.pending, c.pending), true, c.done, 0
@@ -61,8 +64,8 @@ func (r *register) copyFrom(o *register) {
 }
 
 func (r *register) get(s uint32) []cand {
-	if list, ok := r.cands[s]; ok {
-		return list
+	if list := r.cands.Get(s); list != nil {
+		return *list
 	}
 	return []cand{{content: r.base[s], done: r.since, real: true}}
 }
@@ -70,14 +73,20 @@ func (r *register) get(s uint32) []cand {
 // find returns the candidate, adding it if need be. The pointer is good until
 // the next call.
 func (r *register) find(s uint32, c Content) *cand {
-	list := r.get(s)
-	i := slices.IndexFunc(list, func(x cand) bool { return x.content == c })
-	if i < 0 {
-		i = len(list)
-		list = append(list, cand{content: c, done: never, gone: -1})
+	list, fresh := r.cands.Put(s)
+	if fresh {
+		if *list == nil {
+			*list = make([]cand, 0, 4)
+		}
+		*list = append((*list)[:0], cand{content: r.base[s], done: r.since, real: true})
 	}
-	r.cands[s] = list
-	return &list[i]
+	for i := range *list {
+		if x := &(*list)[i]; x.content == c {
+			return x
+		}
+	}
+	*list = append(*list, cand{content: c, done: never, gone: -1})
+	return &(*list)[len(*list)-1]
 }
 
 // submit makes c a candidate because a write of it was issued.
@@ -92,7 +101,8 @@ func (r *register) submit(s uint32, c Content) {
 // compact forgets what stopped being acceptable before any read that is
 // still running began.
 func (r *register) compact(s uint32, oldestRead int64) {
-	r.cands[s] = slices.DeleteFunc(r.cands[s], func(x cand) bool { return x.gone > 0 && x.gone < oldestRead })
+	list := r.cands.Get(s)
+	*list = slices.DeleteFunc(*list, func(x cand) bool { return x.gone > 0 && x.gone < oldestRead })
 }
 
 // settle notes that a write of c, issued at that time, completed.
@@ -105,7 +115,7 @@ func (r *register) settle(s uint32, c Content, issued, now int64) {
 
 // retire removes what was complete before the given time.
 func (r *register) retire(s uint32, keep Content, before, now int64) {
-	list := r.cands[s]
+	list := *r.cands.Get(s)
 	for i := range list {
 		x := &list[i]
 		if x.content != keep && x.gone == 0 && x.pending == 0 && x.done < before {
@@ -143,7 +153,7 @@ func (r *register) touch(s uint32, c Content, done int64) {
 
 // restore makes c acceptable as if it had just been written.
 func (r *register) restore(s uint32, c Content, now int64) {
-	if _, ok := r.cands[s]; !ok && r.base[s] == c {
+	if r.cands.Get(s) == nil && r.base[s] == c {
 		return
 	}
 	x := r.find(s, c)
@@ -152,12 +162,12 @@ func (r *register) restore(s uint32, c Content, now int64) {
 
 // allows reports whether c is acceptable, or was at since or later.
 func (r *register) allows(s uint32, c Content, since int64) bool {
-	list, ok := r.cands[s]
-	if !ok {
+	list := r.cands.Get(s)
+	if list == nil {
 		return r.base[s] == c
 	}
-	for i := range list {
-		if x := &list[i]; x.content == c {
+	for i := range *list {
+		if x := &(*list)[i]; x.content == c {
 			return x.gone == 0 || x.gone > 0 && x.gone >= since
 		}
 	}
@@ -168,7 +178,7 @@ func (r *register) allows(s uint32, c Content, since int64) bool {
 // before the read began and is not c can never be seen again, and neither can
 // what was complete before c's own write was issued.
 func (r *register) observe(s uint32, c Content, readIssued, now, writeIssued int64) {
-	if _, ok := r.cands[s]; !ok {
+	if r.cands.Get(s) == nil {
 		return
 	}
 	x := r.find(s, c)
