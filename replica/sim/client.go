@@ -188,7 +188,7 @@ func (n *node) fastReadDone(id core.Buf) {
 	b := n.bufs.get(id)
 	v := n.vols[b.vol]
 	v.readers--
-	if v.disk.failing || v.disk.failOne { // a real shell sends a failed one the slow way
+	if v.disk.strike(reading, b.first, b.request.count) != core.IOOK || v.disk.hung { // a real shell sends a failed one the slow way
 		b.request.fast = false
 		n.event(core.Event{Kind: core.EvRead, Vol: uint16(b.vol), Buf: id, Off: uint64(b.first) * sectorSize, Len: b.request.count * sectorSize})
 	} else {

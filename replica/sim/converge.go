@@ -59,7 +59,7 @@ func (w *World) converge() {
 // repair makes a node's hardware good and its process run.
 func (n *node) repair() {
 	for _, v := range n.vols {
-		v.disk.failing, v.disk.failOne = false, false
+		n.heal(v)
 	}
 	if !n.up {
 		n.start()

@@ -27,13 +27,13 @@ type disk struct {
 	cache   []content
 	history oracle.Sparse[sectorHistory]
 	clock   uint64 // counts effects
-	failing bool   // every action fails
-	failOne bool   // the next action fails
+	ills
 }
 
 type sectorHistory struct {
 	older   []version // contents a power cut may bring back; the first is stable
 	pending []content // submitted, not yet effective
+	lost    bool      // a flush failed: no later one makes what is in the cache stable
 }
 
 type version struct {
@@ -52,7 +52,7 @@ func newDisk(sectors uint64, garbage uint32) *disk {
 func (d *disk) sector(s uint32) *sectorHistory {
 	h, fresh := d.history.Put(s)
 	if fresh {
-		h.older, h.pending = h.older[:0], h.pending[:0]
+		*h = sectorHistory{older: h.older[:0], pending: h.pending[:0]}
 	}
 	return h
 }
@@ -69,6 +69,7 @@ func (d *disk) submit(first uint32, data []content) {
 func (d *disk) write(s uint32, c content) {
 	h := d.sector(s)
 	h.forget(c)
+	h.lost = false
 	d.clock++
 	if d.cache[s] != c || len(h.older) > 0 {
 		h.older = append(h.older, version{d.cache[s], d.clock})
@@ -90,6 +91,9 @@ func (d *disk) harden(s uint32, mark uint64) {
 }
 
 func (h *sectorHistory) harden(mark uint64) {
+	if h.lost {
+		return
+	}
 	n := 0
 	for n < len(h.older) && h.older[n].until <= mark {
 		n++
@@ -107,6 +111,35 @@ func (d *disk) flushed(mark uint64) {
 			d.history.Delete(sectors[i])
 		}
 	}
+}
+
+// flushFailed is what the kernel does with pages it could not write: it reports
+// that once, calls them clean, and never tries again. A power cut may still
+// bring back what they replaced, whatever a later flush says (P6).
+func (d *disk) flushFailed() {
+	for _, s := range d.history.Keys() {
+		if h := d.history.Get(s); len(h.older) > 0 {
+			h.lost = true
+		}
+	}
+}
+
+// reopened is a disk that is taken into use again. What a failed flush left in
+// the cache may have been dropped meanwhile; what was not is stable by luck. It
+// reports whether there was anything of that kind.
+func (d *disk) reopened(r *rand.Rand) (doubtful bool) {
+	for _, s := range d.history.Keys() {
+		h := d.history.Get(s)
+		if !h.lost {
+			continue
+		}
+		doubtful = true
+		if r.Uint64()&1 == 0 {
+			d.cache[s] = h.older[r.IntN(len(h.older))].content
+		}
+		h.older, h.lost = h.older[:0], false
+	}
+	return doubtful
 }
 
 // kill is the end of the process: what was submitted happens or not, sector

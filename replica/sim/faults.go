@@ -133,15 +133,6 @@ func (n *node) freeze(d core.Duration) {
 	n.after(d, atThaw, 0)
 }
 
-func (w *World) breakDisk(n *node) {
-	d := n.vols[w.rng.IntN(len(n.vols))].disk
-	if w.coin() {
-		d.failOne = true
-	} else {
-		d.failing = true
-	}
-}
-
 // newDisk replaces the disk of a node that is down or detached: what was on
 // it is gone, and so is the metadata. Only one of the two is ever replaced
 // while the other is good, so that the data survives somewhere.

@@ -33,6 +33,7 @@ const (
 	markResyncWrites
 	markApartChecked
 	markCrashRecovery
+	markFlushFailed
 	markEnd
 )
 
@@ -43,6 +44,7 @@ var markNames = [markEnd]string{
 	"read served by the peer", "disk error", "Primary without a disk", "flush on both disks", "request refused",
 	"promotion refused", "session up although dialling was stopped", "Primary that is a sync target",
 	"writes during a resync", "nodes apart and compared", "crash while the activity log is applied",
+	"disk attached again after a failed flush",
 }
 
 // marks counts how often each was reached.

@@ -63,7 +63,7 @@ func newMetaStore(size uint64, o *Options, rng *rand.Rand) *metaStore {
 // createMD is what a fresh disk has: current id 4, nothing else.
 func (m *metaStore) createMD() {
 	m.dev.open()
-	m.dev.change, m.dev.failing = nil, false
+	m.dev.change, m.dev.ills = nil, ills{}
 	must(meta.Create(m.dev, m.place, meta.CreateOptions{Confirmed: true, DeviceUUID: m.dev.rng.Uint64()}))
 	m.seed(func(s *meta.Super) { // its instance id is random: a run depends on its seed alone
 		for i := range s.Instance {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"math/rand/v2"
 
+	"replicad/replica/core"
 	device "replicad/replica/disk"
 )
 
 // Errors of a metadata device.
 var (
 	errMetaIO    = errors.New("simulated I/O error")
+	errMetaFull  = errors.New("simulated full device")
 	errPowerLost = errors.New("the machine is going down")
 )
 
@@ -33,7 +35,6 @@ type metaDisk struct {
 	record    []metaOp
 	budget    int  // operations until the machine stops; negative: it does not
 	stopped   bool // it did
-	failing   bool
 	failed    *device.SyncError // after a failed sync, until the device is opened again
 }
 
@@ -62,7 +63,7 @@ func newMetaDisk(base, size int64, rng *rand.Rand) *metaDisk {
 // open makes the device ready for a new owner.
 func (m *metaDisk) open() {
 	m.recording, m.record = false, nil
-	m.budget, m.stopped, m.failed = -1, false, nil
+	m.budget, m.stopped, m.failed, m.struck = -1, false, nil, false
 }
 
 // Possible implements oracle.Store.
@@ -84,10 +85,10 @@ func (m *metaDisk) ReadAt(p []byte, off int64) (int, error) {
 	if err := device.CheckRange(off, int64(len(p)), m.Size()); err != nil {
 		return 0, err
 	}
-	switch {
-	case m.stopped:
+	if m.stopped {
 		return 0, errPowerLost
-	case m.failing:
+	}
+	if m.strike(reading, m.sectorAt(off), uint32(len(p)/sectorSize)) != core.IOOK {
 		return 0, errMetaIO
 	}
 	for i := int64(0); i < int64(len(p)); i += sectorSize {
@@ -125,12 +126,9 @@ func (m *metaDisk) put(p []byte, off int64, durable bool) (int, error) {
 	if m.stopped {
 		return 0, errPowerLost
 	}
-	op := metaOp{first: uint32((off - m.base) / sectorSize), durable: durable, fails: m.failing}
+	op := metaOp{first: m.sectorAt(off), durable: durable}
 	op.data = m.intern(op.first, p)
-	var err error
-	if op.fails {
-		err = errMetaIO
-	}
+	err := m.mayWrite(&op)
 	if m.recording {
 		m.record = append(m.record, op)
 		return len(p), err
@@ -144,6 +142,22 @@ func (m *metaDisk) put(p []byte, off int64, durable bool) (int, error) {
 	m.changed(op.first, uint32(len(op.data)))
 	return len(p), err
 }
+
+// mayWrite draws how a write ends.
+func (m *metaDisk) mayWrite(op *metaOp) error {
+	switch m.strike(writing, op.first, uint32(len(op.data))) {
+	case core.IOOK:
+		return nil
+	case core.IONoSpace:
+		op.fails = true
+		return errMetaFull
+	}
+	op.fails = true
+	return errMetaIO
+}
+
+// sectorAt returns the number of the sector at an offset of the device.
+func (m *metaDisk) sectorAt(off int64) uint32 { return uint32(max(0, off-m.base) / sectorSize) }
 
 // intern returns numbers for the sectors of p, which are about to be written.
 func (m *metaDisk) intern(first uint32, p []byte) []content {
@@ -178,10 +192,10 @@ func (m *metaDisk) Sync() error {
 		return errPowerLost
 	case m.failed != nil:
 		return m.failed
-	case m.failing:
+	case m.strike(flushing, 0, 0) != core.IOOK:
 		m.failed = &device.SyncError{Err: errMetaIO}
 	}
-	op := metaOp{sync: true, fails: m.failing}
+	op := metaOp{sync: true, fails: m.failed != nil}
 	switch {
 	case m.recording:
 		m.record = append(m.record, op)

@@ -70,13 +70,16 @@ type action struct {
 	fua     bool
 	effect  bool
 	mark    uint64 // flush: what was in the cache when it began
-	fails   bool
+	result  core.IOResult // how it will end
+	short   bool          // a write that fails ends early
 	resync  bool
 	act     core.Action
 	meta    []metaOp // what a metadata action writes
 	payload core.Buf // read into a new buffer
 	mirror  *mirrored
 }
+
+func (o *action) fails() bool { return o.result != core.IOOK }
 
 // peerRange is a mirrored trim or zero that arrived and has not begun.
 type peerRange struct {
@@ -125,6 +128,7 @@ func (n *node) boot() {
 	for i, s := range n.core.Status().Volumes {
 		v := n.vols[i]
 		id, d, m, size := v.id, v.disk, v.meta, v.size
+		d.parked, m.dev.parked = nil, nil
 		*v = volume{id: id, disk: d, meta: m, size: size, st: s.State, virgin: v.virgin, tainted: v.tainted}
 	}
 	w.tracef("%s boots", n.name())
@@ -184,12 +188,13 @@ func (n *node) images() [][]content {
 // core. A crash may hit while the metadata is read and written.
 func (n *node) attach(vol int) {
 	w, v := n.w, n.vols[vol]
-	if !n.up || v.attached || v.st.Disk != core.Diskless {
+	if !n.up || v.attached || v.st.Disk != core.Diskless || v.meta.dev.hung {
 		return
 	}
 	dev := v.meta.dev
 	dev.open()
-	dev.failing = v.disk.failing
+	v.disk.struck = false
+	n.reopen(v)
 	dev.change = func(first, count uint32) { w.metaChanged(v, first, count) }
 	if !w.script && !w.calm && w.chance(w.opt.RecoveryCrash) {
 		dev.budget = w.rng.IntN(12)
@@ -214,11 +219,27 @@ func (n *node) attach(vol int) {
 	n.event(core.Event{Kind: core.EvAttach, Vol: uint16(vol), Attach: a})
 }
 
-// attachRefused judges the refusal of a disk: no accident but a failing disk
-// is a reason for one.
+// reopen takes a disk into use again. What a failed flush left of it is not
+// promised to anybody: the client was told, and so was the operator.
+func (n *node) reopen(v *volume) {
+	w := n.w
+	if !v.disk.reopened(w.rng) {
+		return
+	}
+	w.reached.hit(markFlushFailed)
+	v.tainted = true
+	w.recompare()
+	w.oracle.SettleFor(w.stamp(), n.id, v.id, v.disk.cache)
+	if v.st.Role == core.Primary && v.st.PDisk != core.UpToDate {
+		w.oracle.Reverted(w.stamp(), n.id, v.id, v.disk.cache)
+	}
+	w.diverged()
+}
+
+// attachRefused judges the refusal of a disk: the metadata device must have failed.
 func (w *World) attachRefused(n *node, v *volume, err error) {
 	w.tracef("%s volume %d: attach refused: %v", n.name(), v.id, err)
-	if !v.disk.failing {
+	if !v.meta.dev.struck {
 		w.fail("P10", "node %s volume %d cannot be attached: %v", n.name(), v.id, err)
 	}
 }

@@ -34,6 +34,7 @@ type Options struct {
 	Net       core.NetConfig // settings of both nodes
 	Rate      uint64         // resync bytes per second
 
+	Ills          [illEnd]bool
 	RecoveryCrash float64 // chance that an attach is cut short by a crash
 	ResyncMax     uint64  // resync bytes in flight
 }
@@ -107,8 +108,11 @@ func (o *Options) drawWeights(r *rand.Rand) {
 			o.Weights[f] = 0
 		}
 	}
-	if r.IntN(4) != 0 { // a disk that fails ends most of the story: keep it rare
+	if r.IntN(3) != 0 { // a disk that fails ends most of the story: keep it rare
 		o.Weights[faultDiskError] = 0
+	}
+	for i := range o.Ills {
+		o.Ills[i] = r.IntN(3) == 0
 	}
 	if r.IntN(4) != 0 {
 		o.Weights[faultNewDisk] = 0

@@ -142,7 +142,7 @@ func (s *Script) fault(words []string) error {
 		case "cut":
 			w.net.cut[n.id] = true
 		case "disk-error":
-			n.vols[0].disk.failOne = true
+			n.vols[0].disk.next = true
 		default:
 			n.crash(words[0] == "power-cut")
 		}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"slices"
 
 	"replicad/replica/core"
@@ -28,9 +29,19 @@ func (n *node) startDisk(a *core.Action) {
 	if o.data != nil {
 		n.beginWrite(o, v)
 	}
-	o.fails = v.disk.failing || v.disk.failOne
-	v.disk.failOne = false
-	n.after(n.latency(), atDiskEffect, uint64(a.Op))
+	o.short = v.disk.short
+	o.result = v.disk.strike(transferOf(a.Kind), o.first, o.count)
+	n.schedule(o, &v.disk.ills)
+}
+
+func transferOf(k core.ActionKind) transfer {
+	switch k {
+	case core.ActDiskRead:
+		return reading
+	case core.ActDiskFlush:
+		return flushing
+	}
+	return writing
 }
 
 // enlist files an action that will be answered.
@@ -116,29 +127,36 @@ func (n *node) diskEffect(id core.Op) {
 	switch {
 	case o.data != nil:
 		n.writeEffect(o, v)
-	case o.kind == core.ActDiskRead && !o.fails:
+	case o.kind == core.ActDiskRead && !o.fails():
 		n.readEffect(o, v)
-	case o.kind == core.ActDiskFlush && !o.fails:
+	case o.kind == core.ActDiskFlush && o.fails():
+		v.disk.flushFailed()
+	case o.kind == core.ActDiskFlush:
 		v.disk.flushed(o.mark)
 	}
 	n.after(n.w.between(microsecond, 20*microsecond), atDiskDone, uint64(id))
 }
 
-// writeEffect lets the sectors reach the cache; of a failed write, some.
+// writeEffect lets the sectors reach the cache; of a failed write, some; of a
+// short one, the first.
 func (n *node) writeEffect(o *action, v *volume) {
+	end := 0
+	if o.short {
+		end = n.w.rng.IntN(len(o.data))
+	}
 	for i, c := range o.data {
 		s := o.first + uint32(i)
-		if o.fails && n.w.coin() {
+		if o.fails() && (o.short && i >= end || !o.short && n.w.coin()) {
 			v.disk.sector(s).forget(c)
 			continue
 		}
 		v.disk.write(s, c)
-		if o.fua && !o.fails {
+		if o.fua && !o.fails() {
 			v.disk.harden(s, v.disk.clock)
 		}
 	}
 	if o.mirror != nil {
-		o.mirror.done, o.mirror.failed, o.mirror.mark = true, o.fails, v.disk.clock
+		o.mirror.done, o.mirror.failed, o.mirror.mark = true, o.fails(), v.disk.clock
 	}
 	n.w.touched(v.id, o.first, o.count)
 }
@@ -155,9 +173,8 @@ func (n *node) readEffect(o *action, v *volume) {
 
 func (n *node) diskDone(id core.Op) {
 	o := n.retire(id)
-	e := core.Event{Kind: core.EvDiskDone, Op: id, Buf: o.payload}
-	if o.fails {
-		e.Result = core.IOError
+	e := core.Event{Kind: core.EvDiskDone, Op: id, Buf: o.payload, Result: o.result}
+	if o.fails() {
 		n.w.reached.hit(markDiskError)
 	}
 	if b := n.bufs.get(o.buf); b != nil && b.writers > 0 {
@@ -194,16 +211,20 @@ func (n *node) startMeta(a *core.Action) {
 	if a.Kind == core.ActMetaAL {
 		n.checkTransaction(v, a)
 	}
-	m.dev.failing = v.disk.failing
 	m.dev.begin()
 	err := m.write(a)
 	o.meta = m.dev.end()
-	if err != nil && !m.dev.failing {
+	switch {
+	case err == nil:
+	case errors.Is(err, errMetaFull):
+		o.result = core.IONoSpace
+	case m.dev.struck:
+		o.result = core.IOError
+	default:
 		n.w.fail("contract", "node %s volume %d: metadata action %d: %v", n.name(), v.id, a.Kind, err)
 	}
-	o.fails = err != nil
 	n.w.metaMoved(v, o)
-	n.after(n.latency()-settleDelay, atMetaDone, uint64(a.Op))
+	n.schedule(o, &m.dev.ills)
 }
 
 // settleDelay is from the moment at which a metadata write is in the device's
@@ -252,10 +273,8 @@ func (n *node) metaDone(id core.Op) {
 		return
 	}
 	n.retire(id)
-	e := core.Event{Kind: core.EvMetaDone, Op: id}
-	if o.fails {
-		e.Result = core.IOError
-	} else if o.kind == core.ActMetaAL {
+	e := core.Event{Kind: core.EvMetaDone, Op: id, Result: o.result}
+	if o.kind == core.ActMetaAL && !o.fails() {
 		v.meta.number++
 	}
 	for i := range o.meta {

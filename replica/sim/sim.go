@@ -62,6 +62,7 @@ type Counts struct {
 	Messages int // messages that went through the codec
 	Checks   int // blocks and sectors the oracle compared
 	Faults   [faultEnd]int
+	Ills     [illEnd]int // of faultDiskError
 }
 
 func (c *Counts) add(o *Counts) {
@@ -71,6 +72,9 @@ func (c *Counts) add(o *Counts) {
 	c.Checks += o.Checks
 	for i := range c.Faults {
 		c.Faults[i] += o.Faults[i]
+	}
+	for i := range c.Ills {
+		c.Ills[i] += o.Ills[i]
 	}
 }
 
