@@ -183,11 +183,21 @@ func (n *Node) judgeRequest(r *wire.StateReq) StateErr {
 		if _, err := Check(v.st, want, n.rules(v)); err.Failed() {
 			return err
 		}
+		if !v.copyable(Conn(r.Conn) == StartingSyncT, Conn(r.Conn) == StartingSyncS) {
+			return ErrNoUpToDateDisk
+		}
 		if Conn(r.Conn) == Disconnecting && v.st.Role == Primary && v.st.Disk < UpToDate && !r.Force {
 			return ErrNoUpToDateDisk
 		}
 	}
 	return Success
+}
+
+// copyable reports that the disk that a full sync would copy, ours or the
+// peer's, is UpToDate. (DRBD 8.4 calls any source's disk UpToDate from then on,
+// "Implicitly upgraded disk": also one that was left half overwritten.)
+func (v *volume) copyable(ours, theirs bool) bool {
+	return !(ours && v.st.Disk != UpToDate) && !(theirs && v.st.PDisk != UpToDate)
 }
 
 // requested mirrors what the peer wants for itself into our view.
@@ -390,6 +400,9 @@ func (n *Node) runInvalidate(c *command) bool {
 		want.Conn = conn
 		if _, err := Check(v.st, want, n.rules(v)); err.Failed() {
 			return n.finish(c, err)
+		}
+		if !v.copyable(conn == StartingSyncS, conn == StartingSyncT) {
+			return n.finish(c, ErrNoUpToDateDisk)
 		}
 		c.phase = 1
 		v.syncAgreed = conn == StartingSyncS // the target may be ready before its consent arrives
