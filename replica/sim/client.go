@@ -12,7 +12,7 @@ type client struct {
 
 // busyRequests is how many requests of a run are made in haste; after them
 // the clients slow down, so that runs with many accidents do not get long.
-const busyRequests = 400
+const busyRequests = 200
 
 // request is a client's request that is not answered.
 type request struct {
@@ -121,11 +121,11 @@ func (w *World) drawRange(r *request) {
 		first -= first % blockSectors
 	}
 	if w.chance(w.opt.Mix.Big) {
-		count = uint32(16+w.rng.IntN(112)) * blockSectors
+		count = uint32(16+w.rng.IntN(48)) * blockSectors
 	}
 	limit := uint32(extentBlocks * blockSectors)
 	if r.kind == core.EvTrim || r.kind == core.EvZero {
-		if w.chance(0.1) {
+		if w.chance(w.opt.Mix.Huge) {
 			count = uint32(w.rng.IntN(int(end))) + 1
 		}
 		limit *= uint32(w.opt.Slots)

@@ -25,6 +25,9 @@ const (
 	atChaos
 	atThaw
 	atDie
+	atLate
+	atWithdraw
+	atWatch
 )
 
 // nobody is the node of a timer that belongs to the world, not to a process.
@@ -91,4 +94,38 @@ func (c *clock) pop() {
 		c.heap[i], c.heap[child] = c.heap[child], c.heap[i]
 		i = child
 	}
+}
+
+// nodeClock is a node's monotonic clock: it starts anywhere, drifts, and jumps
+// forward when the machine was away. The core reads no other; nothing in it
+// depends on the time of day.
+type nodeClock struct {
+	base  core.Time // reading at world time since
+	since core.Time
+	ppm   int64         // how much too fast it runs
+	late  core.Duration // how late the process gets its ticks
+}
+
+// at reads the clock at a world time.
+func (c *nodeClock) at(world core.Time) core.Time {
+	d := world - c.since
+	return c.base + d + d*core.Time(c.ppm)/1e6
+}
+
+// world tells when the clock will have reached a reading.
+func (c *nodeClock) world(reading core.Time) core.Time {
+	d := reading - c.base
+	if d <= 0 {
+		return c.since
+	}
+	t := c.since + core.Time(float64(d)*1e6/float64(1e6+c.ppm))
+	for c.at(t) < reading {
+		t += max(1, reading-c.at(t))
+	}
+	return t
+}
+
+// jump moves the reading forward, or, while the machine is stopped, holds it back.
+func (c *nodeClock) jump(now core.Time, d core.Duration) {
+	c.base, c.since = c.at(now)+d, now
 }

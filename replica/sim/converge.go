@@ -12,6 +12,12 @@ const (
 	convergeTime = 400 * second // for the whole of phase two
 )
 
+// Events of phase one.
+const (
+	stepsMin = 1000
+	stepsMax = 1500
+)
+
 // Run simulates one seed and returns what it did, and the broken promise if any.
 func Run(opt Options, trace func(string)) (Counts, marks, *Failure) {
 	w := newWorld(opt, trace)
@@ -23,11 +29,18 @@ func Run(opt Options, trace func(string)) (Counts, marks, *Failure) {
 	first := w.nodes[w.rng.IntN(2)]
 	first.later(core.Command{Kind: core.CmdPrimary, Vol: -1, Force: opt.Fresh})
 	w.clock.add(timer{at: w.now + w.between(millisecond, 3*w.opt.Pause), what: atChaos, node: nobody})
-	w.run(1000*second, func() bool { return w.accidents <= 0 })
+	w.clock.add(timer{at: w.now, what: atWatch, node: nobody})
+	w.run(1000*second, w.enough)
 	if w.failure == nil {
 		w.converge()
 	}
 	return w.count, w.reached, w.failure
+}
+
+// enough ends phase one: every accident has happened, and there was something
+// for them to happen to; or the run gets long.
+func (w *World) enough() bool {
+	return w.accidents <= 0 && w.count.Steps >= stepsMin || w.count.Steps >= stepsMax
 }
 
 // converge is phase two: nothing breaks any more; an operator who knows the
@@ -35,6 +48,8 @@ func Run(opt Options, trace func(string)) (Counts, marks, *Failure) {
 func (w *World) converge() {
 	w.tracef("phase two")
 	w.calm = true
+	w.opt.Rate, w.opt.ResyncMax = 1<<30, 8<<20 // what is left is to be copied soon
+	w.opt.LinkDelay, w.opt.DiskDelay = min(w.opt.LinkDelay, 300*microsecond), min(w.opt.DiskDelay, 300*microsecond)
 	limit := w.now + convergeTime
 	w.healAll()
 	for _, n := range w.nodes {
@@ -61,9 +76,13 @@ func (n *node) repair() {
 	for _, v := range n.vols {
 		n.heal(v)
 	}
+	n.clock.late, n.w.opt.Spike = 0, 0
 	if !n.up {
 		n.start()
+		return
 	}
+	c := n.w.opt.config()
+	n.command(core.Command{Kind: core.CmdConfig, Vol: -1, Config: &c})
 }
 
 // good reports that both nodes are Connected UpToDate/UpToDate and nothing waits.
@@ -240,6 +259,7 @@ func (w *World) finalVolume(vol int) {
 	if gens[0].Current&^1 != gens[1].Current&^1 {
 		w.fail("P11", "volume %d at rest: generations %v and %v", vol, gens[0], gens[1])
 	}
+	w.countersAgree(vol)
 	x, y := w.nodes[0].vols[vol].disk.cache, w.nodes[1].vols[vol].disk.cache
 	for s := range w.opt.Blocks * blockSectors {
 		if x[s] != y[s] {

@@ -238,7 +238,7 @@ func (w *World) inSync(vol int) bool {
 // whole reports that one link is alive at both ends.
 func (net *network) whole() bool {
 	return slices.ContainsFunc(net.links, func(l *link) bool {
-		return l.ends[0].state == endAlive && l.ends[1].state == endAlive
+		return l.ends[0].state == endAlive && l.ends[1].state == endAlive && !l.garbled()
 	})
 }
 

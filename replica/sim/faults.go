@@ -32,6 +32,31 @@ const (
 	faultInvalidateRemote
 	faultOutdate
 	faultForce
+
+	// Network and time.
+	faultStall
+	faultHalfOpen
+	faultNarrow
+	faultDamage
+	faultRefuse
+	faultClock
+	faultSuspend
+	// Operators, and crashes at bad moments.
+	faultBothPromote
+	faultBothDiscard
+	faultWrong
+	faultConfig
+	faultTentative
+	faultRecoveryCrash
+	faultCommandCrash
+	// Not drawn by weight: a rate of its own decides.
+	faultCrossing
+	faultSkew
+	faultEarlyReset
+	faultSpike
+	faultLate
+	faultStepCrash
+
 	faultEnd
 )
 
@@ -39,6 +64,9 @@ var faultNames = [faultEnd]string{
 	"cut", "cut-one-way", "heal", "reset", "kill", "power", "both-down", "start", "freeze", "disk-error", "new-disk",
 	"promote", "demote", "switch", "failover", "lose-and-die", "connect", "disconnect", "detach", "attach", "invalidate",
 	"invalidate-remote", "outdate", "force",
+	"stall-one-socket", "half-open", "narrow", "damage", "refuse-link", "clock-jump", "suspend",
+	"both-promote", "both-discard", "wrong-command", "config", "tentative", "recovery-crash", "command-crash",
+	"crossing-dials", "lane-skew", "early-reset", "delay-spike", "late-frame", "step-crash",
 }
 
 var faultWeights = [faultEnd]int{
@@ -46,6 +74,24 @@ var faultWeights = [faultEnd]int{
 	faultStart: 14, faultFreeze: 2, faultDiskError: 3, faultNewDisk: 2, faultPromote: 12, faultDemote: 4,
 	faultSwitch: 4, faultFailover: 3, faultLoseAndDie: 4, faultConnect: 8, faultDisconnect: 3, faultDetach: 3, faultAttach: 8,
 	faultInvalidate: 2, faultInvalidateRemote: 2, faultOutdate: 1, faultForce: 1,
+	faultStall: 6, faultHalfOpen: 4, faultNarrow: 3, faultDamage: 4, faultRefuse: 2, faultClock: 3, faultSuspend: 2,
+	faultBothPromote: 3, faultBothDiscard: 2, faultWrong: 6, faultConfig: 3, faultTentative: 1,
+	faultRecoveryCrash: 3, faultCommandCrash: 3,
+}
+
+// families are faults that a seed has together or not at all, so that one
+// trouble does not hide another.
+var families = [][]fault{
+	{faultCut, faultCutOneWay, faultReset},
+	{faultStall, faultHalfOpen, faultNarrow},
+	{faultDamage},
+	{faultRefuse},
+	{faultClock, faultSuspend, faultFreeze},
+	{faultKill, faultPower, faultBothDown, faultFailover, faultLoseAndDie},
+	{faultRecoveryCrash, faultCommandCrash},
+	{faultWrong, faultBothPromote, faultBothDiscard, faultTentative},
+	{faultConfig},
+	{faultDetach, faultInvalidate, faultInvalidateRemote, faultOutdate, faultDisconnect},
 }
 
 // chaosTurn makes one accident happen and sets the time of the next.
@@ -54,7 +100,7 @@ func (w *World) chaosTurn() {
 		return
 	}
 	w.accidents--
-	if w.accidents <= 0 {
+	if w.accidents < 0 && w.count.Steps >= stepsMin {
 		return
 	}
 	f := w.drawFault()
@@ -103,6 +149,14 @@ func (w *World) inflict(f fault, n *node) {
 		}
 	case faultFreeze:
 		n.freeze(w.between(millisecond, 400*millisecond))
+	case faultSuspend:
+		w.suspend(n)
+	case faultClock:
+		n.jumpClock(w.between(millisecond, 12*3600*second))
+	case faultStall, faultHalfOpen, faultNarrow, faultDamage, faultRefuse:
+		w.disturb(f, n)
+	case faultRecoveryCrash:
+		w.dieInRecovery(n)
 	case faultDiskError:
 		w.breakDisk(n)
 	case faultNewDisk:
@@ -113,9 +167,89 @@ func (w *World) inflict(f fault, n *node) {
 }
 
 func (w *World) healAll() {
+	w.net.rate = 0
 	for i := range w.nodes {
 		w.net.heal(w, i)
 	}
+	for _, l := range w.net.links {
+		l.lag = [2]core.Duration{}
+	}
+}
+
+// disturb is what a network does other than to lose everything.
+func (w *World) disturb(f fault, n *node) {
+	c := w.rng.IntN(2)
+	switch f {
+	case faultStall:
+		w.net.stalled[n.id][c] = true
+		if w.coin() {
+			w.net.stalled[1-n.id][c] = true
+		}
+		if w.net.whole() && !w.net.cut[0] && !w.net.cut[1] && !w.net.stalled[0][1-c] && !w.net.stalled[1][1-c] {
+			w.reached.hit([2]mark{markDataStall, markControlStall}[c])
+		}
+	case faultHalfOpen:
+		w.net.halfOpen(w, n.id)
+	case faultNarrow:
+		w.net.rate = uint64(pick(w.rng, 125_000, 1_000_000, 10_000_000))
+	case faultDamage:
+		w.net.damage[n.id][c] = damage(1 + w.rng.IntN(3))
+	case faultRefuse:
+		if n.up && n.dial != 0 && n.frozenUntil <= w.now {
+			s := n.dial
+			n.dial = 0
+			n.event(core.Event{Kind: core.EvLinkRefused, Session: s, Text: "the peer says: wrong secret"})
+			w.reached.hit(markLinkRefused)
+		}
+	}
+}
+
+// suspend is a virtual machine that is stopped for longer than every timeout.
+// Its clock may have stood still, or gone on.
+func (w *World) suspend(n *node) {
+	if n.frozenUntil > w.now {
+		return
+	}
+	d := w.between(second/2, 4*second)
+	n.freeze(d)
+	if w.coin() {
+		n.clock.jump(w.now, -d)
+	}
+	if n.up {
+		w.reached.hit(markLongFreeze)
+	}
+}
+
+// jumpClock: a suspended machine comes back, and for it no time had passed.
+func (n *node) jumpClock(d core.Duration) {
+	if !n.up || n.frozenUntil > n.w.now {
+		return
+	}
+	n.clock.jump(n.w.now, d)
+	n.tickAt = 0
+	n.setTick()
+	if n.w.net.whole() && d > 2*n.w.opt.Net.Timeout {
+		n.w.reached.hit(markClockJump)
+	}
+}
+
+// drawClock gives a process a clock of its own.
+func (w *World) drawClock(node int) nodeClock {
+	c := nodeClock{base: core.Time(w.rng.Int64N(1 << 40)), since: w.now, ppm: w.opt.Drift[node]}
+	if !w.calm {
+		c.late = w.opt.TickLate[node]
+	}
+	return c
+}
+
+// dieInRecovery kills a node soon after its next start, or at once starts it
+// for that.
+func (w *World) dieInRecovery(n *node) {
+	if n.up {
+		n.crash(w.coin())
+	}
+	n.start()
+	n.after(w.between(10*microsecond, 8*w.opt.DiskDelay), atDie, uint64(w.rng.IntN(2)))
 }
 
 // bothDown is the power failure of the room.
@@ -129,6 +263,9 @@ func (w *World) bothDown() {
 }
 
 func (n *node) freeze(d core.Duration) {
+	if n.frozenUntil > n.w.now {
+		return
+	}
 	n.frozenUntil = n.w.now + d
 	n.after(d, atThaw, 0)
 }
@@ -147,88 +284,4 @@ func (w *World) newDisk(n *node) {
 	v.virgin = true
 	w.oracle.Replaced(w.stamp(), n.id, v.id, v.disk.cache)
 	w.touched(v.id, 0, uint32(w.opt.Blocks*blockSectors))
-}
-
-// operate is an operator at work, wise or not.
-func (w *World) operate(f fault, n *node) {
-	if !n.up {
-		return
-	}
-	vol := int32(w.rng.IntN(len(n.vols)))
-	switch f {
-	case faultPromote:
-		n.command(core.Command{Kind: core.CmdPrimary, Vol: -1})
-	case faultForce:
-		n.command(core.Command{Kind: core.CmdPrimary, Vol: -1, Force: true})
-	case faultDemote:
-		n.demote()
-	case faultSwitch:
-		n.demote()
-		n.peer().later(core.Command{Kind: core.CmdPrimary, Vol: -1})
-	case faultFailover:
-		n.crash(w.coin())
-		n.peer().later(core.Command{Kind: core.CmdPrimary, Vol: -1})
-	case faultLoseAndDie:
-		w.loseAndDie()
-	case faultConnect:
-		n.command(core.Command{Kind: core.CmdConnect, Vol: -1, Discard: w.chance(0.1) && n.vols[0].st.Role != core.Primary})
-	case faultDisconnect:
-		n.command(core.Command{Kind: core.CmdDisconnect, Vol: -1, Force: w.chance(0.2)})
-	case faultDetach:
-		n.command(core.Command{Kind: core.CmdDetach, Vol: vol, Force: w.chance(0.2)})
-	case faultAttach:
-		for _, v := range n.vols {
-			n.attach(v.id)
-		}
-	case faultInvalidate:
-		n.command(core.Command{Kind: core.CmdInvalidate, Vol: vol})
-	case faultInvalidateRemote:
-		n.command(core.Command{Kind: core.CmdInvalidateRemote, Vol: vol})
-	case faultOutdate:
-		n.command(core.Command{Kind: core.CmdOutdate, Vol: vol})
-	}
-}
-
-// loseAndDie is the worst moment to lose a Primary: its link breaks, and it
-// dies while it deals with that; then the other takes over.
-func (w *World) loseAndDie() {
-	for _, n := range w.nodes {
-		if n.up && n.vols[0].st.Role == core.Primary {
-			w.net.reset(w)
-			n.after(w.between(10*microsecond, 4*w.opt.DiskDelay), atDie, uint64(w.rng.IntN(2)))
-			n.peer().later(core.Command{Kind: core.CmdPrimary, Vol: -1})
-			return
-		}
-	}
-}
-
-// demote sends the clients away, most of the time, and gives the command.
-func (n *node) demote() {
-	if n.w.chance(0.1) { // they hold it open: refused
-		n.command(core.Command{Kind: core.CmdSecondary, Vol: -1})
-		return
-	}
-	n.stopping = true
-	n.later(core.Command{Kind: core.CmdSecondary, Vol: -1})
-}
-
-// later gives a command a little later, a demotion once no client waits.
-func (n *node) later(c core.Command) {
-	if !n.up {
-		return
-	}
-	n.plans = append(n.plans, c)
-	n.after(n.w.between(millisecond, 30*millisecond), atCommand, uint64(len(n.plans)-1))
-}
-
-func (n *node) runPlan(i int) {
-	c := n.plans[i]
-	if c.Kind == core.CmdSecondary && n.stopping {
-		if n.bufs.requests() > 0 {
-			n.after(5*millisecond, atCommand, uint64(i))
-			return
-		}
-		n.closeAll()
-	}
-	n.command(c)
 }

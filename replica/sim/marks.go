@@ -34,6 +34,27 @@ const (
 	markApartChecked
 	markCrashRecovery
 	markFlushFailed
+	markOfferTaken
+	markDuplicate
+	markHalfOpen
+	markSocketFull
+	markControlStall
+	markDataStall
+	markEarlyReset
+	markTruncated
+	markDamaged
+	markLate
+	markLinkRefused
+	markLongFreeze
+	markClockJump
+	markBothPromote
+	markBothDiscard
+	markConfigHandshake
+	markUnknownVolume
+	markCrashAttach
+	markCrashCommand
+	markCrashBothResync
+	markMirrored
 	markEnd
 )
 
@@ -45,6 +66,13 @@ var markNames = [markEnd]string{
 	"promotion refused", "session up although dialling was stopped", "Primary that is a sync target",
 	"writes during a resync", "nodes apart and compared", "crash while the activity log is applied",
 	"disk attached again after a failed flush",
+	"session taken up after the peer's end was up", "two sessions for two nodes", "half-open session found out by silence",
+	"full socket while frames wait", "control dead while data alive", "data dead while control alive",
+	"reset within the handshake", "frame without its end", "damaged frame refused", "frame of an older session while a new one is up",
+	"link refused for good", "freeze longer than the timeout", "clock jumped over the timeout",
+	"both asked to be Primary at once", "both asked to give up their data at once", "configuration changed within the handshake",
+	"command for a volume that is not there", "crash while a disk is attached", "crash inside a command", "both crashed during a resync",
+	"both ends of a handshake concluded",
 }
 
 // marks counts how often each was reached.
@@ -82,7 +110,19 @@ func (w *World) markCrash(n *node) {
 	if !n.peer().up {
 		w.reached.hit(markCrashBoth)
 	}
+	if len(n.commands) > 0 {
+		w.reached.hit(markCrashCommand)
+	}
 	for _, v := range n.vols {
+		if v.st.Disk == core.Attaching || v.st.Disk == core.Negotiating {
+			w.reached.hit(markCrashAttach)
+		}
+		if v.st.Conn == core.SyncSource || v.st.Conn == core.SyncTarget {
+			if n.peer().syncDied && !n.peer().up {
+				w.reached.hit(markCrashBothResync)
+			}
+			n.syncDied = true
+		}
 		switch {
 		case v.st.Conn == core.SyncSource:
 			w.reached.hit(markCrashSource)
@@ -97,6 +137,9 @@ func (w *World) markCrash(n *node) {
 
 // markState notes what a state change shows.
 func (w *World) markState(n *node, v *volume, old, now core.State) {
+	if old.Conn == core.WFReportParams && now.Conn >= core.Connected {
+		w.concluded(n, v.id, now.Conn)
+	}
 	if now.Role == core.Primary && now.Conn == core.SyncTarget {
 		w.reached.hit(markPrimaryTarget)
 	}

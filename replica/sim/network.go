@@ -1,8 +1,6 @@
 package sim
 
 import (
-	"encoding/binary"
-	"reflect"
 	"slices"
 
 	"replicad/replica/core"
@@ -14,18 +12,33 @@ import (
 // waits in the sender's process (outbox) until it is handed to the kernel,
 // then travels on its own even if the sender dies.
 type network struct {
-	cut        [2]bool // frames sent by this node do not arrive
+	cut        [2]bool    // frames sent by this node do not arrive
+	stalled    [2][2]bool // ... on one connection only; by sender and channel
+	rate       uint64     // bytes per second of each lane, 0 = no limit
 	links      []*link
 	nextLink   uint64
 	connecting bool // a timer for the next attempt is set
 	payload    []byte
+	frame      []byte // a frame with its payload, for damaging it
 	verified   uint64
+	damage     [2][2]damage // what happens to the next frame of a lane
+	late       []lateFrame  // frames of sessions that are over, still to arrive
+	spare      [][]byte     // header buffers to use again
 }
 
+// link is one session's pair of connections. The two ends need not agree on
+// whether it lives: one may have lost it without the other's knowing.
 type link struct {
-	id    uint64
-	ends  [2]end
-	lanes [2][2]lane // by sender and channel
+	id         uint64
+	ends       [2]end
+	lanes      [2][2]lane       // by sender and channel
+	lag        [2]core.Duration // extra delay of a channel: how far the two race apart
+	silentTill core.Time        // until then nobody tells an end that the other is gone
+	resetAfter int              // frames until it breaks, 0 = never
+	verdicts   [2][]core.Conn   // by end and volume: what the handshake decided
+	sentAt     [2][]uint64      // by end and volume: counters when the session began
+	gotAt      [2][]uint64
+	resets     [2]int
 }
 
 type endState uint8
@@ -48,6 +61,8 @@ type end struct {
 type lane struct {
 	outbox  []frame
 	wire    []frame
+	rest    []byte    // bytes that followed a damaged frame and make no whole frame yet
+	broken  bool      // the receiver reads rest: frames have lost their borders
 	last    core.Time // arrival of the last frame on the wire
 	writing bool      // a timer will hand the outbox to the kernel
 	moving  bool      // a timer will deliver the first frame
@@ -56,6 +71,7 @@ type lane struct {
 type frame struct {
 	at    core.Time
 	fin   bool // the sender closed the connection
+	hurt  bool // bytes, which include the payload, are not what was sent
 	bytes []byte
 	data  []content
 	msg   wire.Msg
@@ -80,6 +96,9 @@ func (net *network) laneOf(arg uint64) (l *link, sender, channel int) {
 
 // endOf finds the link on which node n runs the session.
 func (net *network) endOf(n int, s core.Session) *link {
+	if s == 0 {
+		return nil
+	}
 	for _, l := range net.links {
 		if e := &l.ends[n]; e.session == s && e.state != endGone {
 			return l
@@ -98,8 +117,7 @@ func (net *network) dialled(w *World) {
 	}
 }
 
-// connect tries to join the nodes. A node that still believes in a session
-// whose other end is gone loses it when its peer dials again.
+// connect tries to join the nodes, which takes all four lanes.
 func (net *network) connect(w *World) {
 	net.connecting = false
 	a, b := w.nodes[0], w.nodes[1]
@@ -107,43 +125,145 @@ func (net *network) connect(w *World) {
 		return
 	}
 	net.dialled(w)
-	if net.cut[0] || net.cut[1] || !a.up || !b.up {
+	if net.disturbed() || !a.up || !b.up || net.takeOffer(w) {
 		return
 	}
 	for i, n := range w.nodes {
 		if n.dial != 0 && w.nodes[1-i].dial == 0 {
-			net.breakHalfOpen(w, 1-i)
+			net.dialAlone(w, i)
 			return
 		}
 	}
-	if net.pendingEnd(0) || net.pendingEnd(1) {
-		return
+	switch {
+	case net.pendingEnd(0) || net.pendingEnd(1):
+	case w.chance(w.opt.Crossing) && !w.calm:
+		net.cross(w)
+	default:
+		net.establish(w)
 	}
-	net.establish(w)
 }
+
+// disturbed reports that some lane lets nothing through.
+func (net *network) disturbed() bool {
+	return net.blocked(0, 0) || net.blocked(0, 1) || net.blocked(1, 0) || net.blocked(1, 1)
+}
+
+// blocked reports that frames of a lane do not get through.
+func (net *network) blocked(sender, c int) bool { return net.cut[sender] || net.stalled[sender][c] }
 
 func (net *network) pendingEnd(n int) bool {
 	return slices.ContainsFunc(net.links, func(l *link) bool { return l.ends[n].state < endGone })
 }
 
-func (net *network) breakHalfOpen(w *World, n int) {
+// dialAlone: node i dials and its peer does not. If that one still believes in
+// a session that i has lost, the dial ends it; the new session may then be up
+// at i before the peer's core has asked for one, and is kept for it a while.
+func (net *network) dialAlone(w *World, i int) {
 	for _, l := range net.links {
-		if l.ends[n].state == endAlive && l.ends[1-n].state == endGone {
-			net.lose(w, l, n, core.DropBrokenPipe)
+		if l.ends[1-i].state != endAlive || l.ends[i].state != endGone || w.now < l.silentTill {
+			continue
 		}
+		net.lose(w, l, 1-i, core.DropBrokenPipe)
+		if w.coin() && !net.pendingEnd(i) {
+			offer := net.newLink(w)
+			offer.ends[i].session = w.nodes[i].dial
+			net.comeUp(w, offer, i)
+			w.clock.add(timer{at: w.now + w.between(millisecond, second), what: atWithdraw, node: nobody, arg: offer.id})
+		}
+		return
 	}
 }
 
-func (net *network) establish(w *World) {
+// takeOffer gives a session that is kept for a node to it, once its core asks.
+func (net *network) takeOffer(w *World) bool {
+	for _, l := range net.links {
+		for i, n := range w.nodes {
+			if e := &l.ends[i]; e.state == endWaiting && e.session == 0 && n.dial != 0 && !net.believes(i) {
+				e.session = n.dial
+				net.comeUp(w, l, i)
+				w.reached.hit(markOfferTaken)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// believes reports that node n runs a session, or is about to.
+func (net *network) believes(n int) bool {
+	return slices.ContainsFunc(net.links, func(l *link) bool {
+		return l.ends[n].state < endGone && l.ends[n].session != 0
+	})
+}
+
+// withdraw ends a session that was kept for a node and not taken.
+func (net *network) withdraw(w *World, id uint64) {
+	l := net.find(id)
+	if l == nil {
+		return
+	}
+	for i := range l.ends {
+		if e := &l.ends[i]; e.state == endWaiting && e.session == 0 {
+			e.state = endGone
+			net.close(w, l, i, true)
+		}
+	}
+	net.sweep()
+}
+
+func (net *network) newLink(w *World) *link {
 	net.nextLink++
 	l := &link{id: net.nextLink}
 	token := w.coin()
-	for i, n := range w.nodes {
-		l.ends[i] = end{session: n.dial, token: token == (i == 0)}
-		arg := l.id<<1 | uint64(i)
-		w.clock.add(timer{at: w.now + w.between(100*microsecond, 10*millisecond), what: atUp, node: int8(i), life: n.life, arg: arg})
+	for i := range l.ends {
+		l.ends[i].token = token == (i == 0)
+		l.verdicts[i] = make([]core.Conn, w.opt.Volumes)
+		l.sentAt[i], l.gotAt[i] = make([]uint64, w.opt.Volumes), make([]uint64, w.opt.Volumes)
+	}
+	if !w.calm {
+		if w.chance(w.opt.Skew) {
+			l.lag[w.rng.IntN(2)] = w.between(millisecond, 60*millisecond)
+			w.count.Faults[faultSkew]++
+		}
+		if w.chance(w.opt.EarlyReset) {
+			l.resetAfter = 1 + w.rng.IntN(14)
+		}
 	}
 	net.links = append(net.links, l)
+	return l
+}
+
+func (net *network) comeUp(w *World, l *link, i int) {
+	w.clock.add(timer{
+		at: w.now + w.between(100*microsecond, 10*millisecond), what: atUp,
+		node: int8(i), life: w.nodes[i].life, arg: l.id<<1 | uint64(i),
+	})
+}
+
+func (net *network) establish(w *World) {
+	l := net.newLink(w)
+	for i, n := range w.nodes {
+		l.ends[i].session = n.dial
+		net.comeUp(w, l, i)
+	}
+}
+
+// cross is what crossing dials must never settle on, and what two reboots
+// come to: each node takes another of two sessions for the one that counts.
+// Nobody is at the other end of either, and both may hold the token.
+func (net *network) cross(w *World) {
+	w.count.Faults[faultCrossing]++
+	w.reached.hit(markDuplicate)
+	silent := w.now
+	if w.coin() {
+		silent += w.between(millisecond, 3*w.opt.Net.Timeout)
+	}
+	for i, n := range w.nodes {
+		l := net.newLink(w)
+		l.silentTill = silent
+		l.ends[i].session, l.ends[1-i].state = n.dial, endGone
+		net.comeUp(w, l, i)
+	}
 }
 
 func (net *network) endUp(w *World, arg uint64) {
@@ -164,6 +284,7 @@ func (net *network) endUp(w *World, arg uint64) {
 	if n.dial == e.session {
 		n.dial = 0
 	}
+	net.noteCounters(w, l, i)
 	n.event(core.Event{Kind: core.EvLinkUp, Session: e.session, Token: e.token})
 	for c := range 2 {
 		net.move(w, l, 1-i, c)
@@ -218,6 +339,12 @@ func (net *network) endDown(w *World, arg uint64) {
 	}
 	e := &l.ends[i]
 	e.state = endGone
+	if e.reason == core.DropPing || e.reason == core.DropTimeout {
+		if l.ends[1-i].state == endGone {
+			w.reached.hit(markHalfOpen)
+		}
+	}
+	net.keepLate(w, l, i)
 	net.sweep()
 	w.nodes[i].event(core.Event{Kind: core.EvLinkDown, Session: e.session, Reason: e.reason})
 }
@@ -225,7 +352,7 @@ func (net *network) endDown(w *World, arg uint64) {
 // bury tells the peer of a node that came back that the old session is gone.
 func (net *network) bury(w *World, n *node) {
 	for _, l := range slices.Clone(net.links) {
-		if l.ends[n.id].state == endGone {
+		if l.ends[n.id].state == endGone && w.now >= l.silentTill {
 			net.lose(w, l, 1-n.id, core.DropBrokenPipe)
 		}
 	}
@@ -259,6 +386,7 @@ func (net *network) crash(w *World, n *node, power bool) {
 			net.close(w, l, n.id, false)
 			continue
 		}
+		l.silentTill = w.now + w.silence()
 		for c := range 2 {
 			q := &l.lanes[n.id][c]
 			q.outbox = nil
@@ -269,17 +397,44 @@ func (net *network) crash(w *World, n *node, power bool) {
 	net.sweep()
 }
 
-// reset breaks the present link at both ends.
+// silence draws for how long nobody tells an end that the other is gone.
+func (w *World) silence() core.Duration {
+	if !w.chance(w.opt.Silence) {
+		return 0
+	}
+	return w.between(10*millisecond, 5*second)
+}
+
+// reset breaks the present links at both ends.
 func (net *network) reset(w *World) {
 	for _, l := range slices.Clone(net.links) {
-		for i := range 2 {
-			if l.ends[i].state == endAlive {
-				net.close(w, l, i, false)
-			}
+		net.resetLink(w, l)
+	}
+}
+
+func (net *network) resetLink(w *World, l *link) {
+	for i := range 2 {
+		if l.ends[i].state == endAlive {
+			net.close(w, l, i, false)
 		}
-		for i := range 2 {
-			net.lose(w, l, i, core.DropBrokenPipe)
+	}
+	for i := range 2 {
+		net.lose(w, l, i, core.DropBrokenPipe)
+	}
+}
+
+// halfOpen breaks the links at one end; the other goes on believing in it.
+func (net *network) halfOpen(w *World, n int) {
+	for _, l := range slices.Clone(net.links) {
+		if l.ends[n].state != endAlive {
+			continue
 		}
+		l.silentTill = w.now + w.between(10*millisecond, 5*second)
+		for c := range 2 {
+			q := &l.lanes[n][c]
+			q.outbox, q.wire = nil, q.wire[:w.rng.IntN(len(q.wire)+1)]
+		}
+		net.lose(w, l, n, core.DropBrokenPipe)
 	}
 }
 
@@ -292,6 +447,9 @@ func (net *network) sweep() {
 
 // idle reports that no frame is on its way.
 func (net *network) idle() bool {
+	if len(net.late) > 0 {
+		return false
+	}
 	for _, l := range net.links {
 		for i := range l.lanes {
 			for c := range l.lanes[i] {
@@ -302,211 +460,4 @@ func (net *network) idle() bool {
 		}
 	}
 	return true
-}
-
-// --- moving frames
-
-func (net *network) send(w *World, n *node, a *core.Action) {
-	l := net.endOf(n.id, a.Session)
-	if l == nil || l.ends[n.id].state != endAlive {
-		return
-	}
-	f := frame{msg: a.Msg}
-	if a.Msg.HasPayload() {
-		b := n.bufs.get(a.Buf)
-		if b == nil || len(b.data) != int(a.Msg.Len/sectorSize) {
-			w.fail("buffers", "node %s sends %v with buffer %d, which does not hold it", n.name(), a.Msg.Kind, a.Buf)
-			return
-		}
-		f.data = slices.Clone(b.data)
-	}
-	bytes, err := wire.AppendMsg(nil, &f.msg, net.payloadBytes(f.data))
-	if err != nil {
-		w.fail("wire", "node %s sends %+v: %v", n.name(), a.Msg, err)
-		return
-	}
-	f.bytes = bytes
-	c := channelIndex(a.Msg.Kind)
-	if h, err := parse(bytes, c); err != nil || !sameMessage(&h.Msg, &a.Msg) {
-		w.fail("wire", "sent %+v, parsed %+v: %v", a.Msg, h.Msg, err)
-	}
-	q := &l.lanes[n.id][c]
-	q.outbox = append(q.outbox, f)
-	net.write(w, l, n, c)
-}
-
-func channelIndex(k wire.Kind) int {
-	if k.Channel() == wire.ChannelControl {
-		return 1
-	}
-	return 0
-}
-
-// payloadBytes spells contents as bytes, in a buffer used again by the next call.
-func (net *network) payloadBytes(data []content) []byte {
-	if net.payload == nil {
-		net.payload = make([]byte, wire.PayloadMax)
-	}
-	for i, c := range data {
-		binary.LittleEndian.PutUint32(net.payload[i*sectorSize:], uint32(c))
-	}
-	return net.payload[:len(data)*sectorSize]
-}
-
-func (net *network) write(w *World, l *link, n *node, c int) {
-	q := &l.lanes[n.id][c]
-	if q.writing || len(q.outbox) == 0 {
-		return
-	}
-	q.writing = true
-	at := w.now + w.between(microsecond, 30*microsecond)
-	w.clock.add(timer{at: at, what: atWrite, node: int8(n.id), life: n.life, arg: laneArg(l, n.id, c)})
-}
-
-// socketFrames is how many frames a socket takes while nothing gets through.
-const socketFrames = 12
-
-// flushOutbox hands the outbox of a lane to the kernel.
-func (net *network) flushOutbox(w *World, arg uint64) {
-	l, sender, c := net.laneOf(arg)
-	if l == nil {
-		return
-	}
-	q := &l.lanes[sender][c]
-	q.writing = false
-	count := len(q.outbox)
-	if net.cut[sender] {
-		count = min(count, max(0, socketFrames-len(q.wire)))
-	}
-	seq := net.toWire(w, l, sender, c, count)
-	net.move(w, l, sender, c)
-	n := w.nodes[sender]
-	if seq != 0 && w.opt.Protocol == 'A' && l.ends[sender].state == endAlive {
-		n.event(core.Event{Kind: core.EvSent, Session: l.ends[sender].session, Seq: seq})
-	}
-}
-
-func (net *network) toWire(w *World, l *link, sender, c, count int) (seq uint64) {
-	q := &l.lanes[sender][c]
-	for _, f := range q.outbox[:count] {
-		q.last = max(q.last, w.now+w.between(10*microsecond, w.opt.LinkDelay))
-		f.at = q.last
-		q.wire = append(q.wire, f)
-		if k := f.msg.Kind; k == wire.KindData || k == wire.KindTrim || k == wire.KindZero {
-			seq = f.msg.Seq
-		}
-	}
-	q.outbox = q.outbox[count:]
-	return seq
-}
-
-// move sets the timer that delivers the first frame of a lane, if it can move.
-func (net *network) move(w *World, l *link, sender, c int) {
-	q := &l.lanes[sender][c]
-	if q.moving || len(q.wire) == 0 || net.cut[sender] || l.ends[1-sender].state == endWaiting {
-		return
-	}
-	q.moving = true
-	w.clock.add(timer{at: max(q.wire[0].at, w.now), what: atDeliver, node: nobody, arg: laneArg(l, sender, c)})
-}
-
-// heal lets frames of a sender pass again.
-func (net *network) heal(w *World, sender int) {
-	net.cut[sender] = false
-	for _, l := range net.links {
-		for c := range 2 {
-			net.write(w, l, w.nodes[sender], c)
-			net.move(w, l, sender, c)
-		}
-	}
-}
-
-func (net *network) deliver(w *World, arg uint64) {
-	l, sender, c := net.laneOf(arg)
-	if l == nil {
-		return
-	}
-	q, r := &l.lanes[sender][c], w.nodes[1-sender]
-	q.moving = false
-	e := &l.ends[r.id]
-	switch {
-	case len(q.wire) == 0 || net.cut[sender] || e.state == endWaiting:
-		return
-	case e.state == endGone:
-		q.wire = nil
-		return
-	case r.frozenUntil > w.now:
-		q.moving = true
-		w.clock.add(timer{at: r.frozenUntil, what: atDeliver, node: nobody, arg: arg})
-		return
-	case c == 0 && (len(q.wire[0].data) > 0 && r.bufs.payloads() >= w.opt.Window || r.core.Congested()):
-		r.heldBack = true // until a payload is released, or there is room
-		return
-	}
-	f := q.wire[0]
-	q.wire = q.wire[1:]
-	if f.fin {
-		q.wire = nil
-		net.lose(w, l, r.id, core.DropBrokenPipe)
-		return
-	}
-	net.receive(w, r, e, &f, c)
-	net.move(w, l, sender, c)
-}
-
-// resume lets a node's reader try again to hand over what it held back.
-func (net *network) resume(w *World, r *node) {
-	r.heldBack = false
-	for _, l := range net.links {
-		net.move(w, l, 1-r.id, 0)
-	}
-}
-
-// receive parses a frame as the receiver does and hands it to the core.
-func (net *network) receive(w *World, r *node, e *end, f *frame, c int) {
-	w.count.Messages++
-	h, err := parse(f.bytes, c)
-	if err == nil {
-		err = net.verify(&h, f)
-	}
-	if err != nil {
-		w.fail("wire", "sent %+v, received: %v", f.msg, err)
-		return
-	}
-	ev := core.Event{Kind: core.EvPeer, Session: e.session, Msg: h.Msg}
-	if len(f.data) > 0 {
-		ev.Buf = r.takePayload(&h.Msg, f.data)
-	}
-	r.arrived(&h.Msg)
-	r.event(ev)
-}
-
-// parse reads the bytes of a frame from a lane.
-func parse(b []byte, c int) (wire.Header, error) {
-	channel := wire.ChannelData
-	if c == 1 {
-		channel = wire.ChannelControl
-	}
-	h, err := wire.ParseHeader(b, channel)
-	if err == nil && h.BodyLen > 0 {
-		err = h.Body(b[wire.HeaderSize:])
-	}
-	return h, err
-}
-
-// verify checks the hash of every eighth payload: hashing costs most of a run.
-func (net *network) verify(h *wire.Header, f *frame) error {
-	if net.verified++; h.PayloadLen == 0 || net.verified%8 != 0 {
-		return nil
-	}
-	return h.VerifyPayload(net.payloadBytes(f.data))
-}
-
-func sameMessage(a, b *wire.Msg) bool {
-	x, y := *a, *b
-	x.Body, y.Body = nil, nil
-	if x != y {
-		return false
-	}
-	return a.Body == nil && b.Body == nil || reflect.DeepEqual(a.Body, b.Body)
 }

@@ -17,7 +17,7 @@ type node struct {
 	up          bool
 	life        uint32 // counts processes
 	frozenUntil core.Time
-	base        core.Time // the node's clock at world time 0
+	clock       nodeClock
 	tickAt      core.Time // 0: no tick is set
 	ticks       int       // ticks at the present instant
 	tickedAt    core.Time
@@ -35,6 +35,9 @@ type node struct {
 	plans    []core.Command // commands to give later
 	heldBack bool           // a reader waits for room
 	stopping bool           // the clients are being sent away for a demotion
+	pausedAt core.Time      // until then it could not do what it is watched for
+	resets   int            // connects and attaches by command, which reset counters
+	syncDied bool           // its last process died in a resync
 	lastErr  core.StateErr  // of the last answered command
 	lastText string
 }
@@ -52,10 +55,12 @@ type volume struct {
 	gateOp   core.Op
 	readers  int // fast reads running
 	opens    int
-	virgin   bool   // a new disk: not good before a resync, or force
-	syncLife uint32 // the source's process when this node became a target
-	forced   bool   // its disk was just declared good
-	tainted  bool   // crashed since it was last known whole
+	virgin   bool          // a new disk: not good before a resync, or force
+	syncLife uint32        // the source's process when this node became a target
+	forced   bool          // its disk was just declared good
+	tainted  bool          // crashed since it was last known whole
+	counters core.Counters // when last looked at
+	resets   int
 }
 
 // action is a disk or metadata action in flight.
@@ -118,12 +123,13 @@ func (n *node) boot() {
 	n.life++
 	n.up = true
 	n.frozenUntil, n.tickAt = 0, 0
-	n.base = core.Time(w.rng.Int64N(1 << 40))
+	n.clock = w.drawClock(n.id)
 	n.ops, n.live = make(map[core.Op]*action), nil
 	n.bufs, n.received = buffers{}, nil
 	n.plans, n.stopping = nil, false
 	n.commands = make(map[uint64]core.Command)
 	n.epochs.clear()
+	n.syncDied, n.pausedAt = false, w.now
 	n.core = core.New(w.opt.config(), w.rng.Uint64)
 	for i, s := range n.core.Status().Volumes {
 		v := n.vols[i]
@@ -250,6 +256,9 @@ const attachCommand core.CommandKind = 0
 func (n *node) newCommand(c core.Command) uint64 {
 	n.w.nextCmd++
 	c.ID = n.w.nextCmd
+	if c.Kind == attachCommand {
+		n.resets++
+	}
 	n.commands[c.ID] = c
 	return c.ID
 }
@@ -271,7 +280,7 @@ func (n *node) event(e core.Event) {
 	}
 	w := n.w
 	w.count.Steps++
-	n.acts = n.core.Step(n.base+w.now, e, n.acts[:0])
+	n.acts = n.core.Step(n.clock.at(w.now), e, n.acts[:0])
 	if w.trace != nil {
 		w.traceEvent(n, &e)
 	}
@@ -304,7 +313,7 @@ func (n *node) setTick() {
 	if !ok {
 		return
 	}
-	at = max(at-n.base, n.w.now)
+	at = max(n.clock.world(at), n.w.now) + n.clock.late
 	if n.tickAt == 0 || at < n.tickAt {
 		n.tickAt = at
 		n.w.clock.add(timer{at: at, what: atTick, node: int8(n.id), life: n.life, arg: uint64(at)})
@@ -363,6 +372,9 @@ func (n *node) commandDone(a *core.Action) {
 		return
 	}
 	delete(n.commands, a.Cmd)
+	if c.Kind == core.CmdConnect {
+		n.resets++
+	}
 	n.w.tracef("%s command %d kind %d: %d %s", n.name(), a.Cmd, c.Kind, a.Err, a.Text)
 	if c.Kind == attachCommand && refusedBy(a.Err) {
 		n.vols[c.Vol].attached = false

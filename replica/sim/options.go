@@ -24,19 +24,27 @@ type Options struct {
 	Hot     int           // places where clients write
 	Mix     mix           // what clients ask for
 
-	Accidents int            // of phase one
-	Pause     core.Duration  // longest pause between accidents
-	Weights   [faultEnd]int  // how often each accident is chosen
-	LinkDelay core.Duration  // longest delay of a message
-	DiskDelay core.Duration  // longest common delay of a disk action
-	Spike     float64        // chance that one takes 50 times longer
-	Window    int            // payload buffers after which a node stops reading its data channel
-	Net       core.NetConfig // settings of both nodes
-	Rate      uint64         // resync bytes per second
-
+	Accidents     int              // of phase one
+	Pause         core.Duration    // longest pause between accidents
+	Weights       [faultEnd]int    // how often each accident is chosen
+	LinkDelay     core.Duration    // longest delay of a message
+	DiskDelay     core.Duration    // longest common delay of a disk action
+	Spike         float64          // chance that one takes 50 times longer
+	LinkSpike     float64          // chance that a frame takes 50 times longer
+	Skew          float64          // chance that one connection of a link lags behind the other
+	Crossing      float64          // chance that the nodes settle on two different sessions
+	EarlyReset    float64          // chance that a session dies after a few frames
+	Silence       float64          // chance that nobody tells a node for long that its peer is gone
+	RecoveryCrash float64          // chance that an attach is cut short by a crash
+	Late          float64          // chance that frames arrive after the end of their session
+	StepCrash     int              // a node dies right after the event of this number, 0 = none
+	Drift         [2]int64         // how much too fast each clock runs, in millionths
+	TickLate      [2]core.Duration // how late each process gets its ticks
+	Window        int              // payload buffers after which a node stops reading its data channel
+	Net           core.NetConfig   // settings of both nodes
+	Rate          uint64           // resync bytes per second
+	ResyncMax     uint64           // resync bytes in flight
 	Ills          [illEnd]bool
-	RecoveryCrash float64 // chance that an attach is cut short by a crash
-	ResyncMax     uint64  // resync bytes in flight
 }
 
 // mix are the weights of client requests.
@@ -45,6 +53,7 @@ type mix struct {
 	FUA                            float64 // share of writes
 	Unaligned                      float64 // share of writes that are not whole blocks
 	Big                            float64 // share of writes of more than 16 blocks
+	Huge                           float64 // share of trims and zeroes that reach across extents
 }
 
 // OptionsOf draws the options of a seed.
@@ -73,18 +82,19 @@ func OptionsOf(seed uint64) Options {
 	o.drawMix(r)
 	o.drawWeights(r)
 	o.drawNet(r)
+	o.drawTrouble(r)
 	return o
 }
 
 func (o *Options) drawDevice(r *rand.Rand) {
 	o.Slots = 16
-	switch r.IntN(4) {
+	switch r.IntN(5) {
 	case 0:
-		o.Blocks = pick(r, uint64(64), 96, 256)
+		o.Blocks = pick(r, uint64(16), 64, 96)
 	case 1:
-		o.Blocks = pick(r, uint64(512), 1000)
+		o.Blocks = pick(r, uint64(200), 500)
 	default:
-		o.Blocks = pick(r, uint64(2048), 3000, 4096)
+		o.Blocks = pick(r, uint64(1100), 2048, 2100, 3100)
 		o.Slots = pick(r, 1, 2, 2, 3, 16)
 	}
 	if r.IntN(4) == 0 {
@@ -98,13 +108,22 @@ func (o *Options) drawMix(r *rand.Rand) {
 		o.Mix.Trim, o.Mix.Zero = r.IntN(8), r.IntN(8)
 	}
 	o.Mix.Unaligned = pick(r, 0, 0.3, 0.9)
-	o.Mix.Big = pick(r, 0, 0.02, 0.1)
+	o.Mix.Big = pick(r, 0, 0, 0.02, 0.05)
+	o.Mix.Huge = pick(r, 0, 0, 0.1)
 }
 
 func (o *Options) drawWeights(r *rand.Rand) {
 	for f := range o.Weights {
 		o.Weights[f] = faultWeights[f]
 		if f != int(faultHeal) && f != int(faultStart) && r.IntN(3) == 0 {
+			o.Weights[f] = 0
+		}
+	}
+	for _, family := range families {
+		if r.IntN(2) != 0 {
+			continue
+		}
+		for _, f := range family {
 			o.Weights[f] = 0
 		}
 	}
@@ -119,6 +138,23 @@ func (o *Options) drawWeights(r *rand.Rand) {
 	}
 	if r.IntN(6) != 0 {
 		o.Weights[faultForce] = 0
+	}
+}
+
+// drawTrouble draws the rates of what happens without an accident.
+func (o *Options) drawTrouble(r *rand.Rand) {
+	o.LinkSpike = pick(r, 0, 0, 0, 0.01)
+	o.Skew = pick(r, 0, 0, 0.3)
+	o.Crossing = pick(r, 0, 0, 0.1)
+	o.EarlyReset = pick(r, 0, 0, 0.3)
+	o.Silence = pick(r, 0, 0.5)
+	o.Late = pick(r, 0, 0.5)
+	if r.IntN(3) == 0 {
+		o.StepCrash = 1 + r.IntN(1200)
+	}
+	for i := range o.Drift {
+		o.Drift[i] = pick(r, int64(0), 0, 100, -100, 50_000, -50_000)
+		o.TickLate[i] = pick(r, core.Duration(0), 0, 0, 0, 0, millisecond, 50*millisecond, 2*second)
 	}
 }
 

@@ -48,6 +48,7 @@ type World struct {
 	failure              *Failure
 	reached              marks
 	nextCmd              uint64
+	seen                 map[uint64]core.Time // when the watch first saw a command
 	exposed              []exposure
 	accidents            int      // left to happen
 	rounds, mends, joins int      // what the operator tried in phase two
@@ -96,6 +97,7 @@ func newWorld(opt Options, trace func(string)) *World {
 		opt:   opt,
 		rng:   rand.New(rand.NewPCG(opt.Seed, 0x7265706c69636164)),
 		trace: trace,
+		seen:  make(map[uint64]core.Time),
 	}
 	w.oracle = oracle.New(opt.Protocol, w.fail)
 	for i := range w.nodes {
@@ -150,8 +152,20 @@ func (w *World) fire(t *timer) {
 		}
 	}
 	w.dispatch(t)
+	if w.opt.StepCrash > 0 && w.count.Steps >= w.opt.StepCrash {
+		w.stepCrash(t)
+	}
 	if w.failure == nil {
 		w.afterEvent()
+	}
+}
+
+// stepCrash kills the node whose event was the one drawn for it.
+func (w *World) stepCrash(t *timer) {
+	w.opt.StepCrash = 0
+	if t.node >= 0 && w.nodes[t.node].up && !w.calm {
+		w.count.Faults[faultStepCrash]++
+		w.nodes[t.node].crash(w.coin())
 	}
 }
 
@@ -191,6 +205,12 @@ func (w *World) dispatch(t *timer) {
 		w.net.endDown(w, t.arg)
 	case atChaos:
 		w.chaosTurn()
+	case atLate:
+		w.net.arriveLate(w)
+	case atWithdraw:
+		w.net.withdraw(w, t.arg)
+	case atWatch:
+		w.watch()
 	case atThaw:
 	case atDie:
 		if !w.calm {

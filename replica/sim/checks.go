@@ -1,0 +1,163 @@
+package sim
+
+import (
+	"slices"
+
+	"replicad/replica/core"
+)
+
+// watchPause is the virtual time between two looks at what waits and counts.
+const watchPause = 20 * millisecond
+
+// commandTime is the longest a command may take while nothing is wrong: a
+// promotion waits 30 s for a handshake, and commands run one after the other.
+const commandTime = 100 * second
+
+// concluded: node n's handshake has decided for a volume. When both ends of a
+// session have, one is what the other is a mirror image of (P17).
+func (w *World) concluded(n *node, vol int, verdict core.Conn) {
+	for _, l := range w.net.links {
+		if l.ends[n.id].state != endAlive {
+			continue
+		}
+		l.verdicts[n.id][vol] = verdict
+		other := l.verdicts[1-n.id][vol]
+		if other == 0 {
+			continue
+		}
+		w.count.Checks++
+		if other != mirrorOf(verdict) {
+			w.fail("P17", "volume %d: node %s concludes %v, its peer %v", vol, n.name(), verdict, other)
+			return
+		}
+		w.reached.hit(markMirrored)
+	}
+}
+
+// mirrorOf is what the peer must conclude.
+func mirrorOf(c core.Conn) core.Conn {
+	switch c {
+	case core.WFBitMapS:
+		return core.WFBitMapT
+	case core.WFBitMapT:
+		return core.WFBitMapS
+	}
+	return c
+}
+
+// noteCounters remembers what end i had sent and received when its session began.
+func (net *network) noteCounters(w *World, l *link, i int) {
+	l.resets[i] = w.nodes[i].resets
+	for vol, s := range w.nodes[i].core.Status().Volumes {
+		l.sentAt[i][vol], l.gotAt[i][vol] = s.Counters.Sent, s.Counters.Received
+	}
+}
+
+// watch looks at everything that must not last, and at what only grows.
+func (w *World) watch() {
+	if w.script {
+		return
+	}
+	for _, n := range w.nodes {
+		if !n.up || n.frozenUntil > w.now {
+			n.pausedAt = w.now
+			continue
+		}
+		w.watchRequests(n)
+		w.watchCommands(n)
+		w.watchCounters(n)
+	}
+	w.clock.add(timer{at: w.now + watchPause, what: atWatch, node: nobody})
+}
+
+// patience is how long a request may wait for the peer (P26): until ko-count
+// ends the session, once for what it waits behind and once for itself, with
+// room for a handshake between them and for the disk. 0 = for ever.
+func (w *World) patience(n *node) core.Duration {
+	o := &w.opt.Net
+	if o.KoCount == 0 {
+		return 0
+	}
+	limit := o.Timeout*core.Duration(o.KoCount) + o.PingInt + o.PingTimeout
+	return 2*limit + 2*o.Timeout + 3*n.clock.late + 200*w.opt.DiskDelay + second
+}
+
+// watchRequests checks P26: with a ko-count, a hung peer or network holds no
+// request of a Primary whose own disk is good for longer than its patience.
+func (w *World) watchRequests(n *node) {
+	limit := w.patience(n)
+	if limit == 0 {
+		return
+	}
+	for i := range n.bufs.all {
+		b := &n.bufs.all[i]
+		if !b.used || b.request == nil || n.vols[b.vol].st.Disk != core.UpToDate {
+			continue
+		}
+		w.count.Checks++
+		if since := max(b.request.issued, n.pausedAt); w.now-since > limit {
+			w.fail("P26", "node %s request %d (kind %d, sector %d+%d) waits since %s: %s",
+				n.name(), i+1, b.request.kind, b.first, len(b.data), stamp(b.request.issued), w.summary())
+			return
+		}
+	}
+}
+
+// watchCommands checks P25: a command is answered in bounded time. Without a
+// ko-count a stalled connection excuses it.
+func (w *World) watchCommands(n *node) {
+	if w.opt.Net.KoCount == 0 && w.net.disturbed() || len(n.commands) == 0 {
+		n.pausedAt = w.now
+		return
+	}
+	for id := range n.commands {
+		w.count.Checks++
+		since, ok := w.seen[id]
+		if !ok {
+			w.seen[id] = w.now
+			continue
+		}
+		if w.now-max(since, n.pausedAt) > commandTime {
+			w.fail("P25", "node %s does not answer command %d: %s", n.name(), id, w.summary())
+			return
+		}
+	}
+}
+
+// watchCounters checks that a volume's counters only grow, but for an attach
+// and a connect by command, where DRBD counts anew (P28).
+func (w *World) watchCounters(n *node) {
+	for vol, s := range n.core.Status().Volumes {
+		v, c := n.vols[vol], s.Counters
+		old := v.counters
+		w.count.Checks++
+		fell := c.Written < old.Written || c.Read < old.Read || c.AL < old.AL || c.BM < old.BM || c.Sent < old.Sent || c.Received < old.Received
+		if fell && n.resets == v.resets {
+			w.fail("P28", "node %s volume %d: counters went from %+v to %+v", n.name(), vol, old, c)
+		}
+		v.counters, v.resets = c, n.resets
+	}
+}
+
+// countersAgree checks at rest that what one end sent in the present session
+// is what the other received (P28).
+func (w *World) countersAgree(vol int) {
+	i := slices.IndexFunc(w.net.links, func(l *link) bool {
+		return l.ends[0].state == endAlive && l.ends[1].state == endAlive
+	})
+	if i < 0 {
+		return
+	}
+	l := w.net.links[i]
+	if l.resets != [2]int{w.nodes[0].resets, w.nodes[1].resets} {
+		return
+	}
+	for i, n := range w.nodes {
+		s, p := n.core.Status().Volumes[vol].Counters, n.peer().core.Status().Volumes[vol].Counters
+		sent, got := s.Sent-l.sentAt[i][vol], p.Received-l.gotAt[1-i][vol]
+		w.count.Checks++
+		if sent != got {
+			w.fail("P28", "volume %d at rest: node %s sent %d bytes in this session, its peer received %d", vol, n.name(), sent, got)
+		}
+	}
+}
