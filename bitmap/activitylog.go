@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+
+	"replicad/internal/mutant"
 )
 
 // Extent numbers a 4 MiB piece of a volume: ExtentBlocks blocks.
@@ -194,7 +196,12 @@ func (a *ActivityLog) Commit(tx *Transaction) {
 		a.index[u.Extent] = id
 		a.linkNewest(id)
 	}
-	a.number++
+	if !mutant.On(mutant.NumberStands) {
+		a.number++
+	}
+	if mutant.On(mutant.ContextSkipsSlot) {
+		a.cycle++
+	}
 	if a.cycle += ContextSlots; a.cycle >= len(a.slots) {
 		a.cycle = 0
 	}
@@ -268,7 +275,7 @@ func (a *ActivityLog) takeSlot(from slotID) (id, next slotID) {
 		a.free = a.free[:n-1]
 		return id, from
 	}
-	for a.slots[from].refs > 0 {
+	for a.slots[from].refs > 0 && !mutant.On(mutant.EvictPinned) {
 		from = a.slots[from].newer
 	}
 	return from, a.slots[from].newer

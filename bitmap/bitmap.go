@@ -9,7 +9,11 @@
 // value.
 package bitmap
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"replicad/internal/mutant"
+)
 
 // Sizes of DRBD 8.4 metadata v08: one bit covers 4 KiB of data, one
 // activity-log extent covers 4 MiB.
@@ -127,7 +131,7 @@ func (b *Bitmap) Resize(n uint64, dirty bool) {
 	b.words = resized(b.words, wordsFor(n))
 	b.bits = n
 	b.resizePages(pagesFor(old), pagesFor(n))
-	if n > old && dirty {
+	if n > old && dirty && !mutant.On(mutant.ResizeClean) {
 		b.SetRange(old, n-old)
 	}
 }
@@ -146,6 +150,9 @@ func (b *Bitmap) setMask(word int, mask uint64) (newly uint64) {
 		return 0
 	}
 	b.words[word] |= added
+	if mutant.Built && mutant.On(mutant.CountWordBorder) {
+		added &= ^uint64(0) >> 1
+	}
 	newly = onesCount(added)
 	b.count += newly
 	b.MarkDirty(word / pageWords)

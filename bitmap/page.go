@@ -3,6 +3,8 @@ package bitmap
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"replicad/internal/mutant"
 )
 
 // Pages reports how many pages the on-disk form has.
@@ -59,6 +61,9 @@ func (b *Bitmap) LoadPage(p int, src []byte) {
 	words := b.page(p)
 	first := p * pageWords
 	for i, old := range words {
+		if mutant.On(mutant.LoadShortPage) && i == len(words)-1 {
+			break
+		}
 		word := binary.LittleEndian.Uint64(src[i*8:]) & b.wordEnd(first+i)
 		words[i] = word
 		b.count += onesCount(word) - onesCount(old)
@@ -103,6 +108,11 @@ func (b *Bitmap) OrWords(first int, words []uint64) (newly uint64) {
 	for i, word := range words {
 		if first+i >= len(b.words) {
 			break
+		}
+		if mutant.On(mutant.OrKeepsPageClean) && !b.PageDirty((first+i)/pageWords) {
+			newly += b.setMask(first+i, word&b.wordEnd(first+i))
+			b.MarkClean((first + i) / pageWords)
+			continue
 		}
 		newly += b.setMask(first+i, word&b.wordEnd(first+i))
 	}

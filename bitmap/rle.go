@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/bits"
+
+	"replicad/internal/mutant"
 )
 
 // The run-length form is a sequence of tokens. A token is one unsigned varint,
@@ -118,7 +120,9 @@ func DecodeRLE(src []byte, dst []uint64) (n int, err error) {
 			if amount == 0 || amount > room {
 				return 0, ErrRLE
 			}
-			fillBits(dst, at, amount, -kind)
+			if !mutant.On(mutant.RLELastRun) || len(src) > 0 {
+				fillBits(dst, at, amount, -kind)
+			}
 			at += amount
 		case tokenLiteral:
 			if amount == 0 || amount > room/wordBits || amount > uint64(len(src))/8 || at%wordBits != 0 {

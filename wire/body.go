@@ -7,6 +7,7 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 
 	"replicad/bitmap"
+	"replicad/internal/mutant"
 )
 
 // The largest values a body may carry.
@@ -179,7 +180,7 @@ func decodeBitmap(m *Msg, body []byte) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if n != len(words) {
+	if n != len(words) && !mutant.On(mutant.ShortBitmapAccepted) {
 		return nil, malformed("bitmap words do not match the bit count", uint64(n))
 	}
 	return &Bitmap{Words: words}, nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
+
+	"replicad/internal/mutant"
 )
 
 // HeaderSize is the size of every frame header, in bytes.
@@ -107,7 +109,7 @@ func ParseHeader(b []byte, ch Channel) (Header, error) {
 	if be.Uint32(b) != headerMagic {
 		return Header{}, ErrMagic
 	}
-	if be.Uint64(b[headerHashed:]) != xxhash.Sum64(b[:headerHashed]) {
+	if be.Uint64(b[headerHashed:]) != xxhash.Sum64(b[:headerHashed]) && !mutant.On(mutant.HeaderUnchecked) {
 		return Header{}, fmt.Errorf("header: %w", ErrHash)
 	}
 	if b[5] != 0 || be.Uint16(b[10:]) != 0 || be.Uint32(b[44:]) != 0 {
@@ -120,7 +122,7 @@ func ParseHeader(b []byte, ch Channel) (Header, error) {
 // parseScalars decodes the message fields of a header.
 func parseScalars(b []byte) Msg {
 	be := binary.BigEndian
-	return Msg{
+	m := Msg{
 		Kind:  Kind(b[4]),
 		Flags: be.Uint16(b[6:]),
 		Vol:   be.Uint16(b[8:]),
@@ -129,6 +131,13 @@ func parseScalars(b []byte) Msg {
 		Seq:   be.Uint64(b[24:]),
 		Arg:   be.Uint64(b[32:]),
 	}
+	if mutant.On(mutant.ArgTruncated) {
+		m.Arg = uint64(uint32(m.Arg))
+	}
+	if mutant.On(mutant.FlagsTruncated) {
+		m.Flags &= FlagFUA | FlagNoHole | FlagWantRecvAck
+	}
+	return m
 }
 
 // check validates a header whose hash is right and sets the sizes.
@@ -137,7 +146,7 @@ func (h *Header) check(ch Channel, size uint32) error {
 	if !m.Kind.Valid() {
 		return malformed("unknown kind", uint64(m.Kind))
 	}
-	if m.Kind.Channel() != ch {
+	if m.Kind.Channel() != ch && !mutant.On(mutant.ChannelUnchecked) {
 		return fmt.Errorf("%w: %v on %v", ErrChannel, m.Kind, ch)
 	}
 	if err := m.checkScalars(); err != nil {
@@ -147,6 +156,9 @@ func (h *Header) check(ch Channel, size uint32) error {
 		return h.setBodyLen(size)
 	}
 	h.PayloadLen = m.payloadLen()
+	if mutant.On(mutant.SizeUnchecked) {
+		h.PayloadLen = int(size)
+	}
 	if int64(size) != int64(h.PayloadLen) {
 		return malformed("wrong payload size for "+shapes[m.Kind].name, uint64(size))
 	}
@@ -168,7 +180,7 @@ func (h *Header) VerifyPayload(payload []byte) error {
 	if len(payload) != h.PayloadLen {
 		return fmt.Errorf("%v payload: %w", h.Msg.Kind, ErrShort)
 	}
-	if xxhash.Sum64(payload) != h.sum {
+	if xxhash.Sum64(payload) != h.sum && !mutant.On(mutant.PayloadUnchecked) {
 		return fmt.Errorf("%v payload: %w", h.Msg.Kind, ErrHash)
 	}
 	return nil
@@ -181,7 +193,7 @@ func (h *Header) Body(body []byte) error {
 	if len(body) != h.BodyLen || h.BodyLen == 0 {
 		return fmt.Errorf("%v body: %w", h.Msg.Kind, ErrShort)
 	}
-	if xxhash.Sum64(body) != h.sum {
+	if xxhash.Sum64(body) != h.sum && !mutant.On(mutant.BodyUnchecked) {
 		return fmt.Errorf("%v body: %w", h.Msg.Kind, ErrHash)
 	}
 	decoded, err := decodeBody(&h.Msg, body)

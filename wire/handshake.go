@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+
+	"replicad/internal/mutant"
 )
 
 // What the hashes of the handshake are computed over starts with one of these
@@ -176,7 +178,7 @@ func (h *Handshake) receiveHello(frame []byte) error {
 	}
 	if !h.dialer {
 		h.cfg.Channel, h.cfg.Session = hello.Channel, hello.Session
-	} else if hello.Channel != h.cfg.Channel || hello.Session != h.cfg.Session {
+	} else if hello.Channel != h.cfg.Channel || (hello.Session != h.cfg.Session && !mutant.On(mutant.SessionUnchecked)) {
 		return badHandshake("answer to another connection")
 	}
 	copy(h.peer[:], frame)
@@ -247,7 +249,7 @@ func (h *Handshake) transcript() (dialer, acceptor []byte) {
 // proof is what the dialler (or else the acceptor) must send.
 func (h *Handshake) proof(byDialer bool) [sha256.Size]byte {
 	role := byte('A')
-	if byDialer {
+	if byDialer || mutant.On(mutant.ProofWithoutRole) {
 		role = 'D'
 	}
 	dialer, acceptor := h.transcript()

@@ -9,7 +9,7 @@ import (
 )
 
 // pure lists the packages that may not reach the outside world.
-var pure = []string{"bitmap", "wire", "replica/core", "replica/status", "election/vrrp"}
+var pure = []string{"internal/mutant", "bitmap", "wire", "replica/core", "replica/status", "election/vrrp"}
 
 // impureImports bring in the world, other goroutines or chance; what lies
 // below them counts too.
@@ -27,15 +27,15 @@ var clockCalls = []string{
 // below a folder has the folder's arrows unless it has its own, and may import
 // within itself. A folder that is not listed may import anything but commands.
 var arrows = map[string][]string{
-	"bitmap":                {},
-	"wire":                  {"bitmap"},
+	"bitmap":                {"internal/mutant"},
+	"wire":                  {"bitmap", "internal/mutant"},
 	"config":                {},
 	"nbd":                   {"internal/failpoint"},
 	"election":              {"config"},
 	"replica":               {"wire", "bitmap", "config", "replica/core", "replica/meta", "replica/status", "replica/disk", "replica/link", "internal/failpoint"},
-	"replica/core":          {"wire", "bitmap"},
+	"replica/core":          {"wire", "bitmap", "internal/mutant"},
 	"replica/status":        {},
-	"replica/meta":          {"bitmap", "replica/disk", "internal/failpoint"},
+	"replica/meta":          {"bitmap", "replica/disk", "internal/failpoint", "internal/mutant"},
 	"replica/disk":          {"internal/failpoint"},
 	"replica/disk/disktest": {"replica/disk"},
 	"replica/link":          {"wire", "internal/failpoint"},
@@ -43,6 +43,7 @@ var arrows = map[string][]string{
 	"replica/sim/oracle":    {},
 	"bench":                 {"nbd"},
 	"internal/failpoint":    {},
+	"internal/mutant":       {},
 	"internal/reqtool":      {},
 	"internal/tidy":         {},
 }

@@ -1,6 +1,9 @@
 package core
 
-import "replicad/bitmap"
+import (
+	"replicad/bitmap"
+	"replicad/internal/mutant"
+)
 
 // Failures of an attach, in DRBD 8.4's numbers.
 const (
@@ -23,20 +26,20 @@ func (n *Node) attach(v *volume, a *Attachment) {
 	}
 	s := &a.Super
 	// What a killed predecessor wrote may still be in the page cache only.
-	v.disk = localDisk{bytes: a.Disk, user: a.User, bm: a.Bitmap, attaching: a, unflushed: true}
+	v.disk = localDisk{bytes: a.Disk, user: a.User, bm: a.Bitmap, attaching: a, unflushed: !mutant.On(mutant.AttachCountsAsFlushed)}
 	v.disk.al = bitmap.NewActivityLog(a.ALSlots)
 	v.disk.al.Reset(a.ALNumber)
 	v.disk.super.flags = s.Flags
-	if n.role == Primary {
+	if n.role == Primary && !mutant.On(mutant.AttachWithoutIndicator) {
 		v.disk.super.flags |= FlagPrimaryInd // clients may write before the handshake is over
 	}
 	v.gen, v.size, v.peerWrote = s.Gen, s.Size, true
-	v.crashed = s.Flags&FlagCrashedPrimary != 0 || (s.Flags&FlagPrimaryInd != 0 && n.role != Primary)
+	v.crashed = s.Flags&FlagCrashedPrimary != 0 || (s.Flags&FlagPrimaryInd != 0 && n.role != Primary && !mutant.On(mutant.CrashedNotNoted))
 	// Flagged as the source of a resync: its end may have come while we were down.
 	v.shared = s.Gen.Bitmap != 0 && s.Flags&FlagPeerOutdated != 0
 	v.ctr = Counters{App: v.ctr.App, Pending: v.ctr.Pending, Unacked: v.ctr.Unacked}
 	n.change(v, func(s *State) { s.Disk = Attaching })
-	markAll := s.Flags&FlagFullSync != 0 || (v.crashed && s.Flags&FlagALDisabled != 0)
+	markAll := (s.Flags&FlagFullSync != 0 && !mutant.On(mutant.FullSyncDroppedAtAttach)) || (v.crashed && s.Flags&FlagALDisabled != 0)
 	if s.Size == 0 {
 		n.firstSize(v)
 		markAll = true

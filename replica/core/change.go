@@ -1,6 +1,9 @@
 package core
 
-import "replicad/wire"
+import (
+	"replicad/internal/mutant"
+	"replicad/wire"
+)
 
 // change is the one place where a volume's state changes. The wanted state is
 // sanitised (consequences filled in), applied, announced, and its
@@ -79,7 +82,7 @@ func indicates(s State) bool { return FlagsFor(s, 0, false, false)&FlagPrimaryIn
 // dropIndicator keeps the primary indicator until what the activity log
 // vouched for is durable.
 func (n *Node) dropIndicator(v *volume) {
-	if v.writable() {
+	if v.writable() && !mutant.On(mutant.IndicatorBeforeData) {
 		v.keepIndicator = true
 	}
 }
@@ -166,7 +169,7 @@ func (n *Node) lostPeerData(v *volume) {
 		n.leaveShared(v)
 	}
 	rotate := v.st.Disk == UpToDate && v.gen.Bitmap == 0 && (v.st.Role == Primary || serving)
-	if rotate && !mutant(MutNoRotation) {
+	if rotate && !mutant.On(mutant.NoRotation) {
 		v.gen = v.gen.Rotate(n.newUUID(), v.st.Role == Primary)
 		n.log(v, LevelInfo, "new current UUID %s", v.gen)
 	}
@@ -215,7 +218,8 @@ func (n *Node) newUUID() uint64 {
 // updateGate opens or closes the way by which reads reach the local disk
 // without passing the core.
 func (n *Node) updateGate(v *volume) {
-	want := v.st.Role == Primary && v.st.Disk == UpToDate && !v.gateHeld && v.cfg.DiskTimeout == 0
+	want := v.st.Role == Primary && (v.st.Disk == UpToDate || (mutant.On(mutant.GateLeftOpen) && v.st.Disk >= Inconsistent)) &&
+		!v.gateHeld && v.cfg.DiskTimeout == 0
 	switch {
 	case want && !v.gateOpen && !v.gateClosing:
 		v.gateOpen = true

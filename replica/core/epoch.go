@@ -2,6 +2,7 @@ package core
 
 import (
 	"replicad/bitmap"
+	"replicad/internal/mutant"
 	"replicad/wire"
 )
 
@@ -34,7 +35,7 @@ func (n *Node) joinEpoch(o *op) {
 	}
 	e.count++
 	e.bytes += uint64(o.len)
-	if o.v.disk.bm != nil && !mutant(MutForgetSent) {
+	if o.v.disk.bm != nil && !mutant.On(mutant.ForgetSent) {
 		o.v.sent[0].add(o.v, o.first, o.last, o.pinned)
 	}
 	if e.bytes >= n.cfg.Net.BarrierBytes {
@@ -150,7 +151,7 @@ func (n *Node) loseEpochs() {
 
 func (n *Node) loseSent(v *volume) {
 	for i := range v.sent {
-		if !mutant(MutDropSentOnLoss) {
+		if !mutant.On(mutant.DropSentOnLoss) {
 			v.sent[i].mark(v.disk.bm)
 		}
 		v.sent[i].release(v)
@@ -179,7 +180,7 @@ func (g *genSet) add(v *volume, first, last uint64, pinned bool) {
 			x = g.take()
 			g.extents[e] = x
 		}
-		if pinned && !x.pinned {
+		if pinned && !x.pinned && !mutant.On(mutant.CoolBeforeBarrier) {
 			x.pinned = v.disk.al.Pin(e)
 		}
 		base, _ := e.Blocks()

@@ -1,6 +1,10 @@
 package core
 
-import "fmt"
+import (
+	"fmt"
+
+	"replicad/internal/mutant"
+)
 
 const (
 	// UUIDJustCreated is the current UUID of metadata fresh from create-md.
@@ -170,6 +174,14 @@ type Verdict struct {
 // Both ends get mirrored verdicts: results of 1 and 2 change sign, FixSelf
 // here is FixPeer there, and the others are the same. It changes nothing.
 func Compare(self, peer Facts, token bool) Verdict {
+	v := compare(self, peer, token)
+	if mutant.Built {
+		v = misjudge(v, self, peer)
+	}
+	return v
+}
+
+func compare(self, peer Facts, token bool) Verdict {
 	s, p := self.Gen.mask(), peer.Gen.mask()
 	switch {
 	case s.Current == UUIDJustCreated && p.Current == UUIDJustCreated:

@@ -1,6 +1,9 @@
 package core
 
-import "replicad/wire"
+import (
+	"replicad/internal/mutant"
+	"replicad/wire"
+)
 
 // incoming is the receiving side of the data channel. Its messages are
 // handled in order of arrival; while a barrier's flush runs, or a superblock
@@ -79,7 +82,8 @@ func (n *Node) arrive(m *wire.Msg, buf Buf) {
 	if m.Flags&wire.FlagWantRecvAck != 0 && isMirrored(m.Kind) {
 		n.send(wire.Msg{Kind: wire.KindRecvAck, Vol: m.Vol, Seq: m.Seq}, 0)
 	}
-	if in.blocked() || len(in.queue) > 0 {
+	overtakes := mutant.On(mutant.EpochOvertakes) && isMirrored(m.Kind) && len(in.queue) == 0 && in.holds == 0
+	if !overtakes && (in.blocked() || len(in.queue) > 0) {
 		if len(in.queue) >= peerQueueMax {
 			n.release(buf)
 			n.protocolError("more than %d messages wait", peerQueueMax)
@@ -109,7 +113,7 @@ func (n *Node) drainIncoming() {
 		in.queue = popFront(in.queue)
 		current := a.session == n.link.session && n.link.up
 		switch {
-		case current, isMirrored(a.msg.Kind):
+		case current, isMirrored(a.msg.Kind) && !mutant.On(mutant.ReceivedWriteDropped):
 			n.take(&a.msg, a.buf)
 		case a.msg.Kind == wire.KindBarrier:
 			n.takeBarrier(a.session, &a.msg)
@@ -247,7 +251,7 @@ func (n *Node) startPeerWrite(o *op) {
 		return
 	}
 	if o.alone {
-		if v.usesAL() && !o.pinned {
+		if v.usesAL() && !o.pinned && !mutant.On(mutant.AloneWithoutLog) {
 			if !v.pinRange(o.first, o.last) {
 				v.disk.alWait = append(v.disk.alWait, o)
 				return
@@ -256,7 +260,7 @@ func (n *Node) startPeerWrite(o *op) {
 		}
 		n.setBits(v, o.first, o.last)
 	}
-	if mutant(MutAckBeforeWrite) {
+	if mutant.On(mutant.AckBeforeWrite) {
 		n.ackPeerWrite(o, IOOK)
 	}
 	n.diskAction(o)
@@ -264,7 +268,7 @@ func (n *Node) startPeerWrite(o *op) {
 
 func (n *Node) peerWriteDone(o *op, r IOResult) {
 	v := o.v
-	if !mutant(MutAckBeforeWrite) || r != IOOK {
+	if !mutant.On(mutant.AckBeforeWrite) || r != IOOK {
 		n.ackPeerWrite(o, r)
 	}
 	if r == IOOK {
@@ -324,7 +328,7 @@ func (n *Node) checkBarrier() {
 	b.failed, n.incoming.failed = n.incoming.failed, false
 	b.flushes = 1 // ours, so that immediate answers do not end it early
 	for _, v := range n.vols {
-		if !v.peerWrote || mutant(MutAckBarrierUnflushed) {
+		if !v.peerWrote || mutant.On(mutant.AckBarrierUnflushed) {
 			continue
 		}
 		v.peerWrote = false

@@ -1,5 +1,7 @@
 package core
 
+import "replicad/internal/mutant"
+
 // rangeIndex keeps the operations that touch a volume's blocks in order of
 // arrival. An operation may start when no earlier one that it conflicts with
 // is left: so overlapping writes reach both disks in one order, a read waits
@@ -16,6 +18,9 @@ type rangeIndex struct {
 
 // conflict reports whether b must wait for a, both of one volume.
 func conflict(a, b *op) bool {
+	if mutant.On(mutant.ConflictMissesEqualEnds) && a.first != b.first && (a.first >= b.last || b.first >= a.last) {
+		return false
+	}
 	return a.first <= b.last && b.first <= a.last && (!a.readsOnly() || !b.readsOnly())
 }
 

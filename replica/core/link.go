@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 
+	"replicad/internal/mutant"
 	"replicad/wire"
 )
 
@@ -139,7 +140,8 @@ func (n *Node) markLate(v *volume) {
 			v.lateAlone = true
 		}
 	}
-	if !v.lateAlone {
+	if !v.lateAlone || mutant.On(mutant.LateWritesUnmarked) {
+		v.lateAlone = false
 		return
 	}
 	for o := v.index.head; o != nil; o = o.next {
@@ -158,6 +160,9 @@ func (n *Node) markLate(v *volume) {
 // Secondary when it is promoted.
 func (n *Node) loseSync(v *volume, was Conn) {
 	if v.st.Disk != UpToDate || v.gen.Bitmap == 0 || !n.targetMayBeGood(v, was) {
+		return
+	}
+	if mutant.On(mutant.SharedNotLeft) {
 		return
 	}
 	v.shared = true
@@ -311,7 +316,7 @@ func (n *Node) ping() {
 // peerMessage takes a message of the current session. Whatever it says is
 // checked: a peer can be wrong, and must not crash this node.
 func (n *Node) peerMessage(e *Event) {
-	if e.Session != n.link.session || !n.link.up || n.link.dropping {
+	if (e.Session != n.link.session && !mutant.On(mutant.StaleSessionAccepted)) || !n.link.up || n.link.dropping {
 		n.release(e.Buf)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"replicad/bitmap"
+	"replicad/internal/mutant"
 )
 
 // localDisk is what the core knows of a volume's backing disk and its
@@ -49,11 +50,11 @@ func (v *volume) writable() bool {
 func (n *Node) flushDisk(v *volume, then func(IOResult)) {
 	d := &v.disk
 	switch {
+	case d.flushing && mutant.On(mutant.FlushJoinsRunning):
+		d.flushWaiters = append(d.flushWaiters, then)
 	case d.flushing:
 		d.flushNext = append(d.flushNext, then)
-	case !d.unflushed && !mutant(MutSkipDiskFlush):
-		then(IOOK)
-	case mutant(MutSkipDiskFlush):
+	case !d.unflushed, mutant.On(mutant.SkipDiskFlush):
 		then(IOOK)
 	default:
 		d.flushWaiters = append(d.flushWaiters, then)
@@ -96,7 +97,7 @@ func (n *Node) diskFlushed(v *volume, r IOResult) {
 
 // usesAL reports whether a write needs its extents in the activity log.
 func (v *volume) usesAL() bool {
-	return v.disk.al != nil && v.writable() && v.cfg.ALUpdates && !mutant(MutNoActivityLog)
+	return v.disk.al != nil && v.writable() && v.cfg.ALUpdates && !mutant.On(mutant.NoActivityLog)
 }
 
 // pinRange takes a reference on every extent of the range, or on none.
@@ -160,7 +161,7 @@ func (n *Node) kickAL(v *volume) {
 // disk though the peer has them, and the bitmap pages that cover them. A
 // write that is in flight holds its extent, so what completed is all there is.
 func (n *Node) coolExtents(v *volume, extents []bitmap.Extent, then func(ok bool)) {
-	if len(extents) == 0 || mutant(MutCoolUnflushed) {
+	if len(extents) == 0 || mutant.On(mutant.CoolUnflushed) {
 		n.writeBitmap(v, pagesOf(extents), then)
 		return
 	}
@@ -373,13 +374,20 @@ func (n *Node) nextBitmapJob(v *volume) {
 			continue
 		}
 		images := dirtyImages(d.bm, job.pages)
-		if len(images) == 0 || mutant(MutSkipBitmapWrite) {
+		if len(images) == 0 || mutant.On(mutant.SkipBitmapWrite) {
 			job.then(true)
 			continue
 		}
 		d.bitmap.busy = true
 		v.ctr.BM += uint64(len(images))
-		o := n.metaAction(v, func(r IOResult) { n.bitmapDone(v, job, r) })
+		o := n.metaAction(v, func(r IOResult) {
+			if mutant.On(mutant.PageCleanTooLate) {
+				for _, image := range images {
+					d.bm.MarkClean(image.Page)
+				}
+			}
+			n.bitmapDone(v, job, r)
+		})
 		n.act(Action{Kind: ActMetaBitmap, Vol: int32(v.id), Op: o.id, Pages: images})
 	}
 }
@@ -398,7 +406,9 @@ func dirtyImages(bm *bitmap.Bitmap, pages map[int]bool) []PageImage {
 		}
 		data := make([]byte, bitmap.PageSize)
 		bm.CopyPage(p, data)
-		bm.MarkClean(p)
+		if !mutant.On(mutant.PageCleanTooLate) {
+			bm.MarkClean(p)
+		}
 		images = append(images, PageImage{Page: p, Data: data})
 	}
 	return images

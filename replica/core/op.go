@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"replicad/bitmap"
+	"replicad/internal/mutant"
 )
 
 type opKind uint8
@@ -148,6 +149,9 @@ func (o *op) setRange(off uint64, length uint32) {
 	if length > 0 {
 		o.last = (off + uint64(length) - 1) / bitmap.BlockSize
 	}
+	if mutant.On(mutant.UnalignedLastBlock) {
+		o.last = o.first + uint64(length-min(length, 1))/bitmap.BlockSize
+	}
 }
 
 func (o *op) blocks() uint64 { return o.last - o.first + 1 }
@@ -170,7 +174,7 @@ func (n *Node) bySeq(seq uint64, kinds ...opKind) *op {
 		return nil
 	}
 	o := n.ops.all[id-1]
-	if o.seq != seq || o.session != n.link.session {
+	if (o.seq != seq || o.session != n.link.session) && !mutant.On(mutant.StaleSeqAccepted) {
 		return nil
 	}
 	if slices.Contains(kinds, o.kind) {

@@ -1,6 +1,9 @@
 package core
 
-import "replicad/wire"
+import (
+	"replicad/internal/mutant"
+	"replicad/wire"
+)
 
 // clientRequest admits a client's request: it is refused at once, or enters
 // the range index and is answered by exactly one ActComplete.
@@ -65,7 +68,7 @@ func (n *Node) complete(o *op, r IOResult, src Buf) {
 // startWrite begins a client's write whose range is free: it waits for a thaw
 // and for its activity-log extents, then goes to both disks.
 func (n *Node) startWrite(o *op) {
-	if n.frozen > 0 {
+	if n.frozen > 0 && !mutant.On(mutant.WriteBeforeRotation) {
 		n.frozenOps = append(n.frozenOps, o)
 		return
 	}
@@ -140,7 +143,7 @@ func (n *Node) markLocalOnly(o *op) {
 }
 
 func (n *Node) setBits(v *volume, first, last uint64) {
-	if v.disk.bm != nil && !mutant(MutSkipBit) {
+	if v.disk.bm != nil && !mutant.On(mutant.SkipBit) {
 		v.disk.bm.SetRange(first, last-first+1)
 	}
 }
@@ -179,7 +182,7 @@ func (n *Node) mirror(o *op, good bool) {
 	n.send(m, payload)
 	o.epoch = n.openEpoch.number // joining may close it
 	n.joinEpoch(o)
-	if o.fua && (n.cfg.Net.Protocol == 'C' || !good) {
+	if o.fua && (n.cfg.Net.Protocol == 'C' || !good) && !mutant.On(mutant.FUAWithoutBarrier) {
 		o.waits |= waitBarrier
 		n.flushWait = append(n.flushWait, o)
 		if !n.openEpoch.empty() {
@@ -248,7 +251,7 @@ func (n *Node) maybeComplete(o *op) {
 	if o.waits != 0 {
 		return
 	}
-	if o.lost && n.frozen > 0 && !mutant(MutCompleteBeforeRotation) {
+	if o.lost && n.frozen > 0 && !mutant.On(mutant.CompleteBeforeRotation) {
 		n.lostOps = append(n.lostOps, o)
 		return
 	}
@@ -340,7 +343,7 @@ func (v *volume) readableLocally(first, last uint64) bool {
 		return true
 	}
 	syncing := v.st.Conn == SyncTarget || v.st.Conn == PausedSyncT
-	return syncing && v.st.Disk == Inconsistent && v.disk.bm.CountRange(first, last-first+1) == 0
+	return syncing && v.st.Disk == Inconsistent && (v.disk.bm.CountRange(first, last-first+1) == 0 || mutant.On(mutant.ReadInconsistent))
 }
 
 // readDone: the local disk answered a client's read, in buf where the read had
@@ -406,10 +409,10 @@ func (n *Node) flushEpoch(o *op) {
 	if n.openEpoch.empty() {
 		epoch = n.openEpoch.awaiting
 	}
-	if epoch == 0 || !n.connected() {
+	if epoch == 0 || !n.connected() || (mutant.On(mutant.FlushOwnEpochOnly) && n.openEpoch.empty()) {
 		return
 	}
-	if (n.cfg.Net.Protocol == 'C' || o.v.st.Disk != UpToDate) && !mutant(MutFlushWithoutBarrier) {
+	if (n.cfg.Net.Protocol == 'C' || o.v.st.Disk != UpToDate) && !mutant.On(mutant.FlushWithoutBarrier) {
 		o.waits |= waitBarrier
 		o.epoch = epoch
 		o.session = n.link.session

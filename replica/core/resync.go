@@ -2,6 +2,7 @@ package core
 
 import (
 	"replicad/bitmap"
+	"replicad/internal/mutant"
 	"replicad/wire"
 )
 
@@ -89,6 +90,10 @@ func (n *Node) setAllBits(v *volume, then func(ok bool)) {
 		if !ok {
 			then(false)
 			return
+		}
+		if mutant.On(mutant.FullSyncFlagEarly) {
+			v.fullSync = false
+			n.saveSuper(v, func(bool) {})
 		}
 		n.writeBitmap(v, nil, func(ok bool) {
 			if ok {

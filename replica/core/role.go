@@ -1,6 +1,9 @@
 package core
 
-import "replicad/wire"
+import (
+	"replicad/internal/mutant"
+	"replicad/wire"
+)
 
 // Phases of a promotion.
 const (
@@ -169,6 +172,9 @@ func (n *Node) primaryConsent(c *command) bool {
 
 // readyToPromote: what the old Primary sent before it went away is on disk.
 func (n *Node) readyToPromote() bool {
+	if mutant.On(mutant.PromoteBeforeDrain) {
+		return true
+	}
 	if n.connected() {
 		return n.incoming.writesDrained()
 	}
@@ -360,6 +366,10 @@ func (n *Node) saveForDemotion(c *command) {
 		}
 		flushed, pages := c.await(), c.await()
 		n.flushDisk(v, func(IOResult) { flushed(true) })
+		if mutant.On(mutant.IndicatorBeforeBitmap) {
+			pages(true)
+			continue
+		}
 		n.writeBitmap(v, nil, func(bool) { pages(true) })
 	}
 }

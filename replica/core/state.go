@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+
+	"replicad/internal/mutant"
 )
 
 // Role says whether a node may serve its device. Numbers are DRBD 8.4's (2
@@ -307,7 +309,7 @@ func FlagsFor(s State, was MetaFlags, crashed, noAL bool) MetaFlags {
 			f |= flag
 		}
 	}
-	set(s.Disk > Inconsistent, FlagConsistent)
+	set(s.Disk > Inconsistent || mutant.On(mutant.InconsistentLooksConsistent), FlagConsistent)
 	set(s.Role == Primary || s.Peer == Primary && s.PDisk < Inconsistent, FlagPrimaryInd)
 	set(s.Conn > WFReportParams, FlagConnectedInd)
 	set(s.Disk > Outdated, FlagWasUpToDate)

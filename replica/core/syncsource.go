@@ -1,6 +1,9 @@
 package core
 
-import "replicad/wire"
+import (
+	"replicad/internal/mutant"
+	"replicad/wire"
+)
 
 // startSource opens the resync: our new bitmap id first, durably, then the
 // message that lets the target begin. From that message on writes are
@@ -18,6 +21,11 @@ func (n *Node) startSource(v *volume) {
 			return
 		}
 		syncUUID := n.openSource(v)
+		if mutant.On(mutant.SyncUUIDNotDurable) {
+			n.saveSuper(v, func(bool) {})
+			n.announceSource(v, syncUUID)
+			return
+		}
 		n.saveSuper(v, func(ok bool) {
 			if ok && current() {
 				n.announceSource(v, syncUUID)
@@ -55,7 +63,7 @@ func (n *Node) syncRequested(v *volume, m *wire.Msg) {
 	o.epoch = m.Seq // the target's number; ours goes out with the reply
 	o.setRange(m.Off, m.Len)
 	v.ctr.Unacked++
-	if n.enter(o) {
+	if mutant.On(mutant.ResyncOvertakesWrite) || n.enter(o) {
 		n.startSyncSource(o)
 	}
 }
@@ -119,7 +127,7 @@ func (n *Node) syncAcked(m *wire.Msg, ok bool) {
 	}
 	n.openEpoch.resync = true
 	n.openEpoch.bytes += length
-	if mutant(MutClearOnAck) {
+	if mutant.On(mutant.ClearOnAck) {
 		v.disk.bm.ClearRange(s.first, s.n)
 	}
 	n.maybeConfirm(v)
@@ -152,6 +160,9 @@ func (n *Node) syncSourceStable(v *volume) {
 	}
 	spans, run := y.acked[1], y.run
 	y.acked[1] = nil
+	if mutant.On(mutant.ClearOnStaleAck) {
+		spans, y.acked[0] = append(spans, y.acked[0]...), nil
+	}
 	n.flushDisk(v, func(r IOResult) {
 		if r == IOOK && v.sync.run == run && v.st.Conn == SyncSource {
 			n.clearSynced(v, spans)

@@ -2,6 +2,7 @@ package core
 
 import (
 	"replicad/bitmap"
+	"replicad/internal/mutant"
 	"replicad/wire"
 )
 
@@ -21,7 +22,7 @@ func (n *Node) receiveSyncUUID(v *volume, uuid uint64) {
 	v.sync = resync{total: v.outOfSync(), start: n.now, refilled: n.now}
 	n.change(v, func(s *State) { s.Conn = SyncTarget })
 	n.logBegan(v, "SyncTarget")
-	if mutant(MutTargetNotDurable) {
+	if mutant.On(mutant.TargetNotDurable) {
 		v.sync.running = true
 		return
 	}
@@ -143,7 +144,7 @@ func (n *Node) syncReply(v *volume, m *wire.Msg, buf Buf) {
 	n.incoming.active++
 	o.held = true // counted in active
 	v.ctr.Received += uint64(o.len)
-	if mutant(MutResyncRacesWrites) {
+	if mutant.On(mutant.ResyncRacesWrites) {
 		n.writeSync(o)
 		return
 	}
@@ -179,6 +180,9 @@ func (n *Node) syncTargetWritten(o *op, r IOResult) {
 	}
 	if r == IOOK {
 		v.peerWrote = true
+	}
+	if mutant.On(mutant.TargetClearsUnflushed) && v.disk.bm != nil {
+		v.disk.bm.ClearRange(o.first, o.blocks())
 	}
 	n.endSyncTarget(o)
 }

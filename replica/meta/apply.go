@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"replicad/bitmap"
+	"replicad/internal/mutant"
 )
 
 // ApplyAL brings the on-disk bitmap up to date after a crash: every extent
@@ -31,6 +32,11 @@ func (s *Store) ApplyAL() (markedKiB uint64, err error) {
 		return 0, err
 	}
 	if !s.super.Clean() {
+		if mutant.On(mutant.SuperBeforeBitmap) {
+			if err := s.markClean(s.super.Flags); err != nil {
+				return 0, err
+			}
+		}
 		if markedKiB, err = s.replayRing(); err != nil {
 			return 0, fmt.Errorf("apply activity log: %w", err)
 		}
@@ -117,8 +123,8 @@ func (s *Store) markExtents(hot []bitmap.Extent) (markedKiB uint64, err error) {
 		markedKiB += newly * kibPerBit
 		rest = rest[n:]
 	}
-	if len(hot) == 0 {
-		return 0, nil
+	if len(hot) == 0 || mutant.On(mutant.MarksUnsynced) {
+		return markedKiB, nil
 	}
 	if err := s.md.Sync(); err != nil {
 		return 0, fmt.Errorf("write bitmap: %w", err)
@@ -165,6 +171,9 @@ func (s *Store) markClean(flags Flags) error {
 // one that looks like it, because whoever initialised it may have died before
 // that was stable. The superblock must be clean, or be about to be lost.
 func (s *Store) clearRing() error {
+	if mutant.On(mutant.RingNotCleared) {
+		return nil
+	}
 	r, err := s.readRing()
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 
 	"replicad/bitmap"
 	"replicad/internal/failpoint"
+	"replicad/internal/mutant"
 	"replicad/replica/disk"
 )
 
@@ -116,7 +117,7 @@ func (s *Store) WriteSuper(super *Super) error {
 	next.Size, next.AL = s.super.Size, s.super.AL
 	next.ALOffset, next.BMOffset = s.super.ALOffset, s.super.BMOffset
 	next.BytesPerBit = s.super.BytesPerBit
-	if s.attached {
+	if s.attached && !mutant.On(mutant.CleanWhileAttached) {
 		next.Unclean = true
 		next.Flags &^= FlagALClean
 	} else {
@@ -128,6 +129,11 @@ func (s *Store) WriteSuper(super *Super) error {
 
 func (s *Store) writeSuper(next Super) error {
 	putSuper(s.block, &next)
+	if mutant.On(mutant.SuperUnsynced) {
+		s.super = next
+		_, err := s.md.WriteAt(s.block, s.layout.Super.Bytes())
+		return err
+	}
 	h, err := failpoint.Begin(failpoint.MetaSuper)
 	if err == nil {
 		_, err = s.md.WriteDurable(s.block, s.layout.Super.Bytes())
@@ -147,7 +153,15 @@ func (s *Store) WriteAL(tx *bitmap.Transaction) error {
 		return errors.New("write activity log: not attached")
 	}
 	PutALBlock(s.block, tx)
-	at := s.layout.AL.Bytes() + int64(s.layout.Geometry.position(tx.Number))*blockSize
+	number := tx.Number
+	if mutant.On(mutant.RingPosition) {
+		number++
+	}
+	at := s.layout.AL.Bytes() + int64(s.layout.Geometry.position(number))*blockSize
+	if mutant.On(mutant.LogUnsynced) {
+		_, err := s.md.WriteAt(s.block, at)
+		return err
+	}
 	h, err := failpoint.Begin(failpoint.MetaAL)
 	if err == nil {
 		_, err = s.md.WriteDurable(s.block, at)
@@ -178,6 +192,9 @@ func (s *Store) WriteBitmapPages(pages []Page) error {
 		if err := s.writePage(page); err != nil {
 			return fmt.Errorf("write bitmap page %d: %w", page.Number, err)
 		}
+	}
+	if mutant.On(mutant.PagesUnsynced) {
+		return nil
 	}
 	h, err := failpoint.Begin(failpoint.MetaBitmapSync)
 	if err == nil {

@@ -33,8 +33,8 @@ type metaDisk struct {
 
 	recording bool
 	record    []metaOp
-	budget    int  // operations until the machine stops; negative: it does not
-	stopped   bool // it did
+	budget    int               // operations until the machine stops; negative: it does not
+	stopped   bool              // it did
 	failed    *device.SyncError // after a failed sync, until the device is opened again
 }
 

@@ -3,37 +3,189 @@
 package sim
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
-	"replicad/replica/core"
+	"replicad/internal/mutant"
+	"replicad/internal/mutant/plant"
 )
 
 // mutantSeeds is how many seeds a planted bug may survive.
-const mutantSeeds = 3000
+var mutantSeeds = flag.Int("mutant-seeds", 3000, "number of seeds that a planted bug may survive")
 
-// TestMutants plants each bug of the core in turn and demands that a seed
-// breaks a promise.
+const (
+	huntTime = 4 * time.Minute // for all seeds of one mutant
+	unitTime = time.Minute     // for the tests of one package
+)
+
+// unitTests are the mutants that no simulated pair can show, and the tests
+// that must fail instead.
+var unitTests = map[mutant.Mutant]string{}
+
+// caught says who noticed a mutant.
+type caught struct {
+	m       mutant.Info
+	checker string // "simulator", or the failing test
+	seeds   int
+	how     string
+}
+
+// TestMutants plants every bug in turn, each in processes of its own, and
+// demands that the simulator breaks a promise, or that the unit tests which
+// are named for it fail.
 func TestMutants(t *testing.T) {
-	defer core.SetMutant(core.MutNone)
-	for m := core.MutNone + 1; m < core.MutEnd; m++ {
-		core.SetMutant(m)
-		seeds, f := hunt(mutantSeeds)
-		if f == nil {
-			t.Errorf("mutant %d survived %d seeds", m, seeds)
-			continue
+	var mu sync.Mutex
+	var found []caught
+	t.Run("all", func(t *testing.T) {
+		for _, m := range mutant.All() {
+			t.Run(m.Name, func(t *testing.T) {
+				t.Parallel()
+				if c := hunt(t, m); c != nil {
+					mu.Lock()
+					found = append(found, *c)
+					mu.Unlock()
+				}
+			})
 		}
-		t.Logf("mutant %2d caught after %4d seeds by %s: %.100s", m, seeds, f.Property, f.Text)
+	})
+	report(t, found)
+}
+
+// hunt looks for a mutant with the checker that must find it.
+func hunt(t *testing.T, m mutant.Info) *caught {
+	if tests, ok := unitTests[m.ID]; ok {
+		test := failingTest(t, m, tests)
+		if test == "" {
+			t.Errorf("%s (%s: %s) survived %s of its package", m.Name, m.Room, m.Breaks, tests)
+			return nil
+		}
+		return &caught{m: m, checker: test}
+	}
+	out := runWith(t, m, huntTime, ".", os.Args[0], "-test.run=^TestHunt$", "-test.v", fmt.Sprintf("-mutant-seeds=%d", *mutantSeeds))
+	hit := huntResult.FindSubmatch(out)
+	if hit == nil {
+		t.Errorf("%s (%s: %s) survived %d seeds\n%s", m.Name, m.Room, m.Breaks, *mutantSeeds, tail(out))
+		return nil
+	}
+	c := &caught{m: m, checker: "simulator", how: string(hit[2]) + ": " + string(hit[3])}
+	if _, err := fmt.Sscan(string(hit[1]), &c.seeds); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+var (
+	huntResult = regexp.MustCompile(`(?m)^caught at seed (\d+) by (\S+): (.*)$`)
+	testFailed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
+)
+
+// TestHunt is the process that runs a mutant in the simulator: seed by seed
+// until one breaks a promise.
+func TestHunt(t *testing.T) {
+	if os.Getenv(plant.Env) == "" {
+		t.Skip("TestMutants runs it with a bug planted")
+	}
+	for seed := uint64(1); seed <= uint64(*mutantSeeds); seed++ {
+		if _, _, f := Run(OptionsOf(seed), nil); f != nil {
+			text, _, _ := strings.Cut(f.Text, "\n")
+			fmt.Printf("\ncaught at seed %d by %s: %s\n", seed, f.Property, text)
+			return
+		}
 	}
 }
 
-// hunt simulates seeds until one breaks a promise.
-func hunt(limit int) (seeds int, failure *Failure) {
-	for seeds < limit {
-		_, _, failed := runSeeds(uint64(1+seeds), 50, 1)
-		seeds += 50
-		if len(failed) > 0 {
-			return int(failed[0].Seed), failed[0]
+// failingTest runs the named tests of the mutant's package with the bug
+// planted and returns the first that fails.
+func failingTest(t *testing.T, m mutant.Info, tests string) string {
+	dir := folderOf[m.Room]
+	out := runWith(t, m, unitTime, dir, filepath.Join(testBinaries(t), filepath.Base(dir)+".test"), "-test.run="+tests)
+	if hit := testFailed.FindSubmatch(out); hit != nil {
+		return string(hit[1])
+	}
+	return ""
+}
+
+// folderOf are the folders of the rooms, seen from here.
+var folderOf = map[string]string{
+	mutant.Core: "../core", mutant.Bitmap: "../../bitmap", mutant.Meta: "../meta", mutant.Wire: "../../wire",
+}
+
+// runWith runs a test binary with the bug planted and returns its output.
+func runWith(t *testing.T, m mutant.Info, limit time.Duration, dir, program string, args ...string) []byte {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), plant.Env+"="+m.Name, "GOMAXPROCS=1")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v", program, err)
+	}
+	return out
+}
+
+// testBinaries builds the tests of all rooms once and returns their folder.
+func testBinaries(t *testing.T) string {
+	buildOnce.Do(func() {
+		buildDir, buildErr = os.MkdirTemp("", "replicad-mutants-")
+		args := []string{"test", "-c", "-tags", "mutants", "-o", buildDir + string(filepath.Separator)}
+		for _, dir := range folderOf {
+			args = append(args, dir)
+		}
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			buildErr = fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	})
+	if buildErr != nil {
+		t.Fatal(buildErr)
+	}
+	return buildDir
+}
+
+var (
+	buildOnce sync.Once
+	buildDir  string
+	buildErr  error
+)
+
+// report prints who caught what, in the order of the list.
+func report(t *testing.T, found []caught) {
+	if buildDir != "" {
+		if err := os.RemoveAll(buildDir); err != nil {
+			t.Error(err)
 		}
 	}
-	return seeds, nil
+	var table strings.Builder
+	for _, m := range mutant.All() {
+		for _, c := range found {
+			if c.m.ID != m.ID {
+				continue
+			}
+			seeds := "-"
+			if c.seeds > 0 {
+				seeds = fmt.Sprint(c.seeds)
+			}
+			fmt.Fprintf(&table, "%-6s  %-32s  %5s  %s %.90s\n", m.Room, m.Name, seeds, c.checker, c.how)
+		}
+	}
+	t.Logf("mutants, seeds it took, and what caught them:\n%s", table.String())
+	fmt.Printf("figure: mutants-planted %d\nfigure: mutants-caught %d\n", len(mutant.All()), len(found))
+}
+
+// tail is the end of a process's output.
+func tail(out []byte) []byte {
+	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
+	return bytes.Join(lines[max(0, len(lines)-20):], []byte("\n"))
 }

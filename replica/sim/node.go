@@ -74,7 +74,7 @@ type action struct {
 	count   uint32
 	fua     bool
 	effect  bool
-	mark    uint64 // flush: what was in the cache when it began
+	mark    uint64        // flush: what was in the cache when it began
 	result  core.IOResult // how it will end
 	short   bool          // a write that fails ends early
 	resync  bool

@@ -180,13 +180,13 @@ type opened struct {
 	use *use
 }
 
-func (o *opened) ReadAt(p []byte, off int64) (int, error) { return o.m.read(o.use, p, off) }
+func (o *opened) ReadAt(p []byte, off int64) (int, error)  { return o.m.read(o.use, p, off) }
 func (o *opened) WriteAt(p []byte, off int64) (int, error) { return o.m.write(o.use, Write, p, off) }
 
 func (o *opened) WriteDurable(p []byte, off int64) (int, error) {
 	return o.m.write(o.use, WriteDurable, p, off)
 }
-func (o *opened) Sync() error { return o.m.sync(o.use) }
+func (o *opened) Sync() error                { return o.m.sync(o.use) }
 func (o *opened) Discard(off, n int64) error { return o.m.zero(o.use, Discard, off, n) }
 
 func (o *opened) WriteZeroes(off, n int64, noHole bool) error {

@@ -1,0 +1,5 @@
+//go:build mutants
+
+package bitmap
+
+import _ "replicad/internal/mutant/plant"

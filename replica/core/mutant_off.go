@@ -1,5 +1,0 @@
-//go:build !mutants
-
-package core
-
-func mutant(Mutant) bool { return false }

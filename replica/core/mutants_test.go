@@ -1,0 +1,5 @@
+//go:build mutants
+
+package core
+
+import _ "replicad/internal/mutant/plant"

@@ -1,0 +1,5 @@
+//go:build mutants
+
+package meta
+
+import _ "replicad/internal/mutant/plant"

@@ -1,0 +1,5 @@
+//go:build mutants
+
+package wire
+
+import _ "replicad/internal/mutant/plant"
