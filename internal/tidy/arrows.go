@@ -42,9 +42,12 @@ var arrows = map[string][]string{
 	"replica/sim":           {"wire", "bitmap", "replica/core", "replica/meta", "replica/disk", "replica/sim/oracle"},
 	"replica/sim/oracle":    {},
 	"bench":                 {"nbd"},
+	"internal/cable":        {},
 	"internal/failpoint":    {},
+	"internal/ledger":       {},
 	"internal/mutant":       {},
 	"internal/reqtool":      {},
+	"internal/torture":      {"nbd", "internal/cable", "internal/ctl", "internal/failpoint", "internal/ledger"},
 	"internal/tidy":         {},
 }
 
