@@ -19,6 +19,7 @@ func (r *round) play(e episode) error {
 	steps := map[kind]func(episode) error{
 		killPrimary: r.playKillPrimary, primaryDeadCut: r.playKillPrimary,
 		killSecondary: r.playKillSecondary, killBoth: r.playKillBoth, killInResync: r.playKillInResync,
+		killInRecovery: r.playKillInRecovery, stopBoth: r.playStopBoth,
 		stopPrimary: r.playStopPrimary, stopSecondary: r.playStopSecondary,
 		failPrimary: r.playFailpoint, failSecondary: r.playFailpoint,
 		linkCut: r.playLink, linkStall: r.playLink, linkHalfOpen: r.playLink, linkClose: r.playLink,
@@ -226,6 +227,48 @@ func (r *round) awaitFor(d time.Duration, n *node, ok func(view) bool) error {
 	return errPatience
 }
 
+// playKillInRecovery kills the Primary, and kills it again on its way back. Its
+// peer stays what it is: what completed must survive every one of the starts.
+func (r *round) playKillInRecovery(e episode) error {
+	if err := r.loadFor(e.after); err != nil {
+		return err
+	}
+	r.primary.kill()
+	if err := r.endDead(); err != nil {
+		return err
+	}
+	for _, rules := range e.starts {
+		said := len(struckLine.FindAllString(r.primary.logText(), -1))
+		if err := r.primary.launch(rules); err != nil {
+			return err
+		}
+		if err := r.primary.awaitAnswer(); err != nil && !errors.Is(err, errEnded) {
+			return err
+		}
+		r.awaitStrike(r.primary, said)
+		r.countStruck(r.primary, said, rules)
+		r.primary.kill()
+	}
+	return r.comeBack()
+}
+
+// playStopBoth freezes both nodes for longer than they wait for each other.
+func (r *round) playStopBoth(e episode) error {
+	if err := r.loadFor(e.after); err != nil {
+		return err
+	}
+	r.primary.signal(sigStop)
+	r.peer.signal(sigStop)
+	time.Sleep(2*time.Second + e.hold)
+	r.peer.signal(sigCont)
+	time.Sleep(e.hold / 10)
+	r.primary.signal(sigCont)
+	if err := r.settle(); err != nil {
+		return err
+	}
+	return r.end(false)
+}
+
 // playStopPrimary freezes the Primary until its peer has noticed. Then it goes
 // on, or it is killed and its peer promoted.
 func (r *round) playStopPrimary(e episode) error {
@@ -362,14 +405,14 @@ func (r *round) playFailpoint(e episode) error {
 	if serving && !up {
 		// It never served: nothing is at stake but that it comes back.
 		victim.kill()
-		r.countStruck(victim, said, e)
+		r.countStruck(victim, said, e.rules)
 		return r.comeBack()
 	}
 	if err := r.loadFor(e.after); err != nil {
 		return err
 	}
 	r.awaitStrike(victim, said)
-	r.countStruck(victim, said, e)
+	r.countStruck(victim, said, e.rules)
 	return r.afterStrike(e, victim, serving)
 }
 
@@ -405,8 +448,8 @@ func (r *round) awaitStrike(victim *node, said int) {
 	}
 }
 
-func (r *round) countStruck(victim *node, said int, e episode) {
-	name, _, _ := strings.Cut(e.rules, "@")
+func (r *round) countStruck(victim *node, said int, rules string) {
+	name, _, _ := strings.Cut(rules, "@")
 	if len(struckLine.FindAllString(victim.logText(), -1)) > said {
 		r.count.failpoints[name]++
 	} else {

@@ -27,6 +27,7 @@ type options struct {
 	replay   bool // -seed was given
 	parallel int
 	keep     bool
+	kind     string
 }
 
 func main() {
@@ -37,6 +38,7 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", 0, "run the plan of this seed, -rounds times")
 	flag.IntVar(&o.parallel, "parallel", 2, "rounds at a time")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folders of rounds that passed, too")
+	flag.StringVar(&o.kind, "kind", "", "only plans with an episode of this kind")
 	flag.Parse()
 	flag.Visit(func(f *flag.Flag) { o.replay = o.replay || f.Name == "seed" })
 	binary, err := filepath.Abs(o.binary)
@@ -45,6 +47,10 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "torture: %v (make build makes it)\n", err)
+		os.Exit(2)
+	}
+	if o.kind != "" && !isKind(kind(o.kind)) {
+		fmt.Fprintf(os.Stderr, "torture: no kind of episode is called %q\n", o.kind)
 		os.Exit(2)
 	}
 	o.binary = binary
@@ -79,8 +85,10 @@ func torture(o options) (failed int) {
 feed:
 	for n := 0; o.hours > 0 && time.Since(began).Hours() < o.hours || o.hours == 0 && n < o.rounds; n++ {
 		seed := o.seed
-		if !o.replay {
-			seed = rand.Uint64N(1 << 40)
+		for !o.replay {
+			if seed = rand.Uint64N(1 << 40); o.kind == "" || newPlan(seed).has(kind(o.kind)) {
+				break
+			}
 		}
 		select {
 		case seeds <- seed:

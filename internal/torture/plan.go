@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,24 +16,26 @@ type kind string
 
 // The kinds of episodes.
 const (
-	killPrimary    kind = "kill-primary"   // SIGKILL; the peer is promoted, or the dead node comes back
-	killSecondary  kind = "kill-secondary" // SIGKILL; comes back
-	killBoth       kind = "kill-both"      // SIGKILL; both come back, or the Secondary first, and is promoted
-	killInResync   kind = "kill-in-resync" // SIGKILL of source, target or both while they resync
-	stopPrimary    kind = "stop-primary"   // SIGSTOP; SIGCONT, or SIGKILL and the peer is promoted
-	stopSecondary  kind = "stop-secondary" // SIGSTOP; SIGCONT or SIGKILL
-	failPrimary    kind = "fail-primary"   // a failpoint in the Primary
-	failSecondary  kind = "fail-secondary" // a failpoint in the Secondary
-	linkCut        kind = "link-cut"       // bytes vanish
-	linkStall      kind = "link-stall"     // one direction of one of the two sockets stands still
-	linkHalfOpen   kind = "link-half-open" // one end believes in a connection that is gone
-	linkClose      kind = "link-close"     // a connection ends in the middle of a frame
-	linkFlip       kind = "link-flip"      // a bit changes on the way
-	linkSlow       kind = "link-slow"      // a narrow, long pipe
-	linkDuplicate  kind = "link-duplicate" // the start of a connection is played to the listener again
-	splitBrain     kind = "split-brain"    // both Primary while apart
-	switchover     kind = "switchover"     // orderly change of roles
-	primaryDeadCut kind = "cut-and-kill"   // the link is cut and the Primary killed at once: what is on the way is lost
+	killPrimary    kind = "kill-primary"     // SIGKILL; the peer is promoted, or the dead node comes back
+	killSecondary  kind = "kill-secondary"   // SIGKILL; comes back
+	killBoth       kind = "kill-both"        // SIGKILL; both come back, or the Secondary first, and is promoted
+	killInResync   kind = "kill-in-resync"   // SIGKILL of source, target or both while they resync
+	killInRecovery kind = "kill-in-recovery" // SIGKILL of the Primary, and again, up to three times, while it starts
+	stopBoth       kind = "stop-both"        // SIGSTOP; SIGCONT
+	stopPrimary    kind = "stop-primary"     // SIGSTOP; SIGCONT, or SIGKILL and the peer is promoted
+	stopSecondary  kind = "stop-secondary"   // SIGSTOP; SIGCONT or SIGKILL
+	failPrimary    kind = "fail-primary"     // a failpoint in the Primary
+	failSecondary  kind = "fail-secondary"   // a failpoint in the Secondary
+	linkCut        kind = "link-cut"         // bytes vanish
+	linkStall      kind = "link-stall"       // one direction of one of the two sockets stands still
+	linkHalfOpen   kind = "link-half-open"   // one end believes in a connection that is gone
+	linkClose      kind = "link-close"       // a connection ends in the middle of a frame
+	linkFlip       kind = "link-flip"        // a bit changes on the way
+	linkSlow       kind = "link-slow"        // a narrow, long pipe
+	linkDuplicate  kind = "link-duplicate"   // the start of a connection is played to the listener again
+	splitBrain     kind = "split-brain"      // both Primary while apart
+	switchover     kind = "switchover"       // orderly change of roles
+	primaryDeadCut kind = "cut-and-kill"     // the link is cut and the Primary killed at once: what is on the way is lost
 )
 
 // weights is how often each kind is chosen.
@@ -45,6 +48,8 @@ var weights = []struct {
 	{killSecondary, 10},
 	{killBoth, 12},
 	{killInResync, 12},
+	{killInRecovery, 8},
+	{stopBoth, 3},
 	{stopPrimary, 6},
 	{stopSecondary, 6},
 	{failPrimary, 18},
@@ -73,6 +78,7 @@ type episode struct {
 	mask    byte          // bits to damage
 	victims int           // killInResync: 1 the target, 2 the source, 3 both
 	rules   string        // failpoints
+	starts  []string      // killInRecovery: failpoints of one start after the other
 }
 
 // String tells the episode in words enough to understand a failure.
@@ -83,6 +89,8 @@ func (e episode) String() string {
 		text += fmt.Sprintf(" %s", e.rules)
 	case linkStall, linkHalfOpen, linkClose, linkFlip, linkDuplicate:
 		text += fmt.Sprintf(" of connection %d, back %v, at byte %d", e.conn, e.back, e.bytes)
+	case killInRecovery:
+		text += fmt.Sprintf(" %s", e.starts)
 	case killInResync:
 		text += fmt.Sprintf(" victims %d", e.victims)
 	}
@@ -180,6 +188,20 @@ func newPlan(seed uint64) *plan {
 	return p
 }
 
+// has reports whether the plan has an episode of a kind.
+func (p *plan) has(k kind) bool {
+	return slices.ContainsFunc(p.episodes, func(e episode) bool { return e.kind == k })
+}
+
+func isKind(k kind) bool {
+	for _, w := range weights {
+		if w.kind == k {
+			return true
+		}
+	}
+	return false
+}
+
 func millis(r *rand.Rand, from, to int) time.Duration {
 	return time.Duration(from+r.IntN(to-from+1)) * time.Millisecond
 }
@@ -201,7 +223,35 @@ func newEpisode(r *rand.Rand) episode {
 		}
 	}
 	e.rules = newRules(r)
+	for range 1 + r.IntN(3) {
+		e.starts = append(e.starts, newStart(r))
+	}
 	return e
+}
+
+// recoveries are the failpoints on the way from a crash to a connection, and
+// how often each is reached on it.
+var recoveries = []struct {
+	point string
+	hits  int
+}{
+	{"disk.open", 1},
+	{"disk.read", 12},
+	{"disk.write", 8},
+	{"disk.durable", 6},
+	{"disk.sync", 6},
+	{"meta.super", 6},
+	{"meta.bitmap", 3},
+	{"meta.bitmap-sync", 3},
+	{"meta.create-log", 2},
+	{"link.send", 10},
+	{"link.receive", 10},
+}
+
+// newStart makes the rules of a start that does not live long.
+func newStart(r *rand.Rand) string {
+	s := recoveries[r.IntN(len(recoveries))]
+	return fmt.Sprintf("%s=%s@%d", s.point, []string{"kill", "kill-after"}[r.IntN(2)], 1+r.IntN(s.hits))
 }
 
 // strikes are the failpoints that a round may set in a daemon, and up to which

@@ -35,6 +35,11 @@ func TestPlans(t *testing.T) {
 			if err := failpoint.Check(e.rules); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
+			for _, rules := range e.starts {
+				if err := failpoint.Check(rules); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			}
 			rule, _, _ := strings.Cut(e.rules, "@")
 			rules[rule]++
 		}
