@@ -26,7 +26,26 @@ func (r *round) play(e episode) error {
 		linkFlip: r.playLink, linkSlow: r.playLink, linkDuplicate: r.playLink,
 		splitBrain: r.playSplitBrain, switchover: r.playSwitchover,
 	}
+	if e.slow != "" {
+		if err := r.slowDown(e.slow); err != nil {
+			return err
+		}
+	}
 	return steps[e.kind](e)
+}
+
+// slowDown restarts the peer with delays at places of its I/O.
+func (r *round) slowDown(rules string) error {
+	if err := r.peer.stop(); err != nil {
+		return err
+	}
+	if err := r.peer.launch(rules); err != nil {
+		return err
+	}
+	if err := r.peer.awaitAnswer(); err != nil {
+		return err
+	}
+	return r.settle()
 }
 
 // loadFor starts the load and lets it run.

@@ -79,11 +79,15 @@ type episode struct {
 	victims int           // killInResync: 1 the target, 2 the source, 3 both
 	rules   string        // failpoints
 	starts  []string      // killInRecovery: failpoints of one start after the other
+	slow    string        // the peer is slow at something; "" for not
 }
 
 // String tells the episode in words enough to understand a failure.
 func (e episode) String() string {
 	text := fmt.Sprintf("%s after %s", e.kind, e.after)
+	if e.slow != "" {
+		text += fmt.Sprintf(" with a slow peer (%s)", e.slow)
+	}
 	switch e.kind {
 	case failPrimary, failSecondary:
 		text += fmt.Sprintf(" %s", e.rules)
@@ -226,7 +230,21 @@ func newEpisode(r *rand.Rand) episode {
 	for range 1 + r.IntN(3) {
 		e.starts = append(e.starts, newStart(r))
 	}
+	switch e.kind {
+	case killPrimary, primaryDeadCut, killSecondary, killBoth, stopPrimary:
+		e.slow = slowness[r.IntN(len(slowness))]
+	}
 	return e
+}
+
+// slowness is what makes the time between what a peer says and what it has done
+// long enough to be hit by a kill.
+var slowness = []string{
+	"", "", "",
+	"disk.write=delay:5ms@1+",
+	"disk.sync=delay:40ms@1+",
+	"disk.write=delay:3ms@1+;disk.durable=delay:10ms@1+",
+	"link.send=delay:2ms@1+",
 }
 
 // recoveries are the failpoints on the way from a crash to a connection, and

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -192,14 +194,39 @@ func flip(t *testing.T, path string) {
 	}
 }
 
-// build makes the program.
+// TestMain removes the program that build made.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir != "" {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// dir is where build puts the program.
+var dir string
+
+// build makes the program, once for all tests.
 func build(t *testing.T) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "replicad")
-	cmd := exec.Command("go", "build", "-o", binary, "replicad/cmd/replicad")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	binary, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return binary
 }
+
+var buildOnce = sync.OnceValues(func() (string, error) {
+	var err error
+	if dir, err = os.MkdirTemp("", "torture"); err != nil {
+		return "", err
+	}
+	binary := filepath.Join(dir, "replicad")
+	// As make build does, so that the compiler's cache serves both.
+	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "replicad/cmd/replicad")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the program: %w: %s", err, out)
+	}
+	return binary, nil
+})
