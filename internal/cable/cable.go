@@ -28,8 +28,9 @@ type Cable struct {
 	delay  time.Duration // one way
 	rate   int64         // bytes per second, of each connection and direction; 0: unlimited
 	conns  map[net.Conn]struct{}
-	wires  []*wire // connections that reach from end to end, oldest first
-	opened int     // wires ever
+	wires  []*wire   // connections that reach from end to end, oldest first
+	opened int       // wires ever
+	next   []Trouble // for the connections to come
 	ends   []*end
 	wg     sync.WaitGroup
 }

@@ -52,6 +52,11 @@ func (c *Cable) join(near, far net.Conn, target string) *wire {
 	c.opened++
 	w := &wire{id: ConnID(c.opened), near: near, far: far, target: target}
 	c.wires = append(c.wires, w)
+	if len(c.next) > 0 {
+		t := c.next[0]
+		c.next = c.next[1:]
+		w.flows[t.Dir] = flow{stalled: t.Stall, closeAt: t.CloseAfter, flipAt: t.Flip, flipMask: t.Mask}
+	}
 	return w
 }
 
@@ -161,6 +166,23 @@ func (c *Cable) HalfOpen(id ConnID, dir Direction) bool {
 			_ = w.far.Close()
 		}
 	})
+}
+
+// Trouble is what befalls one direction of a connection from its first byte on.
+type Trouble struct {
+	Dir        Direction
+	Stall      bool  // nothing passes
+	CloseAfter int64 // the connection ends after so many bytes; 0: it does not
+	Flip       int64 // that byte is damaged, from 1; 0: none
+	Mask       byte  // which of its bits
+}
+
+// TroubleNext gives one trouble to each of the next connections, in order.
+// What was left of an earlier call is forgotten.
+func (c *Cable) TroubleNext(troubles ...Trouble) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next = slices.Clone(troubles)
 }
 
 // Duplicate opens a second connection to the same target and sends on it what

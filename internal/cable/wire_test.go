@@ -218,3 +218,32 @@ func TestHealingEndsStalledConnections(t *testing.T) {
 	x.closed(x.far)
 	x.closed(x.near)
 }
+
+// Trouble waits for a connection that is yet to come, and for that one alone.
+func TestTroubleNext(t *testing.T) {
+	x := newLine(t)
+	x.c.TroubleNext(Trouble{Dir: Out, CloseAfter: 3}, Trouble{Dir: Back, Flip: 2, Mask: 1}, Trouble{Dir: Out, Stall: true})
+	x.pass(x.near, x.far, "the first is spared")
+	open := func() (near, far net.Conn) {
+		near = dial(t, x.c.ends[0].listener.Addr().String())
+		far = x.accept()
+		return near, far
+	}
+	near, far := open()
+	x.write(near, "abcdef")
+	if got, err := x.read(far, 6, patience); got != "abc" || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%q, %v", got, err)
+	}
+	near, far = open()
+	x.pass(near, far, "abc")
+	x.write(far, "abc")
+	if got, err := x.read(near, 3, patience); got != "acc" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	near, far = open()
+	x.write(near, "held")
+	x.silent(far)
+	x.pass(far, near, "the other way")
+	near, far = open()
+	x.pass(near, far, "the last is spared")
+}

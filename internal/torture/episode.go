@@ -23,7 +23,8 @@ func (r *round) play(e episode) error {
 		stopPrimary: r.playStopPrimary, stopSecondary: r.playStopSecondary,
 		failPrimary: r.playFailpoint, failSecondary: r.playFailpoint,
 		linkCut: r.playLink, linkStall: r.playLink, linkHalfOpen: r.playLink, linkClose: r.playLink,
-		linkFlip: r.playLink, linkSlow: r.playLink, linkDuplicate: r.playLink,
+		linkHandshake: r.playLink,
+		linkFlip:      r.playLink, linkSlow: r.playLink, linkDuplicate: r.playLink,
 		splitBrain: r.playSplitBrain, switchover: r.playSwitchover,
 	}
 	if e.slow != "" {
@@ -350,6 +351,7 @@ func (r *round) playLink(e episode) error {
 		}
 		r.cable.SetCut(false)
 	}
+	r.cable.TroubleNext()
 	r.cable.SetBandwidth(0)
 	r.cable.SetLength(r.plan.length)
 	if err := r.settle(); err != nil {
@@ -361,12 +363,15 @@ func (r *round) playLink(e episode) error {
 func (r *round) disturb(e episode) {
 	dir := direction(e.back)
 	ids := r.cable.Conns()
-	if len(ids) == 0 && e.kind != linkCut && e.kind != linkSlow {
+	if len(ids) == 0 && e.kind != linkCut && e.kind != linkSlow && e.kind != linkHandshake {
 		return // the link is down on its own just now
 	}
 	switch e.kind {
 	case linkCut:
 		r.cable.SetCut(true)
+	case linkHandshake:
+		r.cable.TroubleNext(e.nexts...)
+		r.cable.SetCut(false) // breaks what there is
 	case linkSlow:
 		r.cable.SetBandwidth(1 << 20)
 		r.cable.SetLength(30 * time.Millisecond)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"replicad/internal/cable"
 	"replicad/internal/ledger"
 )
 
@@ -33,6 +34,7 @@ const (
 	linkFlip       kind = "link-flip"        // a bit changes on the way
 	linkSlow       kind = "link-slow"        // a narrow, long pipe
 	linkDuplicate  kind = "link-duplicate"   // the start of a connection is played to the listener again
+	linkHandshake  kind = "link-handshake"   // the link breaks, and the next connections are closed, damaged or stalled at their start
 	splitBrain     kind = "split-brain"      // both Primary while apart
 	switchover     kind = "switchover"       // orderly change of roles
 	primaryDeadCut kind = "cut-and-kill"     // the link is cut and the Primary killed at once: what is on the way is lost
@@ -61,6 +63,7 @@ var weights = []struct {
 	{linkFlip, 6},
 	{linkSlow, 4},
 	{linkDuplicate, 4},
+	{linkHandshake, 6},
 	{splitBrain, 6},
 	{switchover, 5},
 }
@@ -68,18 +71,19 @@ var weights = []struct {
 // episode is one thing that happens, and how the operator reacts.
 type episode struct {
 	kind    kind
-	after   time.Duration // load before it happens
-	hold    time.Duration // how long it lasts, or until the second blow
-	promote bool          // the operator promotes the peer instead of starting what died
-	resume  bool          // what was stopped is continued, not killed
-	conn    int           // which connection of the link, modulo how many there are
-	back    bool          // the direction from target to dialler
-	bytes   int64         // until the connection ends or is damaged
-	mask    byte          // bits to damage
-	victims int           // killInResync: 1 the target, 2 the source, 3 both
-	rules   string        // failpoints
-	starts  []string      // killInRecovery: failpoints of one start after the other
-	slow    string        // the peer is slow at something; "" for not
+	after   time.Duration   // load before it happens
+	hold    time.Duration   // how long it lasts, or until the second blow
+	promote bool            // the operator promotes the peer instead of starting what died
+	resume  bool            // what was stopped is continued, not killed
+	conn    int             // which connection of the link, modulo how many there are
+	back    bool            // the direction from target to dialler
+	bytes   int64           // until the connection ends or is damaged
+	mask    byte            // bits to damage
+	victims int             // killInResync: 1 the target, 2 the source, 3 both
+	rules   string          // failpoints
+	starts  []string        // killInRecovery: failpoints of one start after the other
+	nexts   []cable.Trouble // linkHandshake
+	slow    string          // the peer is slow at something; "" for not
 }
 
 // String tells the episode in words enough to understand a failure.
@@ -93,6 +97,8 @@ func (e episode) String() string {
 		text += fmt.Sprintf(" %s", e.rules)
 	case linkStall, linkHalfOpen, linkClose, linkFlip, linkDuplicate:
 		text += fmt.Sprintf(" of connection %d, back %v, at byte %d", e.conn, e.back, e.bytes)
+	case linkHandshake:
+		text += fmt.Sprintf(" %+v", e.nexts)
 	case killInRecovery:
 		text += fmt.Sprintf(" %s", e.starts)
 	case killInResync:
@@ -227,6 +233,9 @@ func newEpisode(r *rand.Rand) episode {
 		}
 	}
 	e.rules = newRules(r)
+	for range 1 + r.IntN(4) {
+		e.nexts = append(e.nexts, newTrouble(r))
+	}
 	for range 1 + r.IntN(3) {
 		e.starts = append(e.starts, newStart(r))
 	}
@@ -235,6 +244,20 @@ func newEpisode(r *rand.Rand) episode {
 		e.slow = slowness[r.IntN(len(slowness))]
 	}
 	return e
+}
+
+// newTrouble is a handshake that fails.
+func newTrouble(r *rand.Rand) cable.Trouble {
+	t := cable.Trouble{Dir: cable.Direction(r.IntN(2)), Mask: 1 << r.IntN(8)}
+	switch at := 1 + r.Int64N(300); r.IntN(5) {
+	case 0:
+		t.Stall = true
+	case 1, 2:
+		t.CloseAfter = at
+	default:
+		t.Flip = at
+	}
+	return t
 }
 
 // slowness is what makes the time between what a peer says and what it has done
