@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"replicad/internal/cable"
@@ -60,12 +62,8 @@ func newRound(binary string, p *plan) (*round, error) {
 func (r *round) layCable() error {
 	var own, reached [2]string
 	for i := range own {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		own[i] = l.Addr().String()
-		if err := l.Close(); err != nil {
+		var err error
+		if own[i], err = freeAddress(); err != nil {
 			return err
 		}
 		if reached[i], err = r.cable.Plug(own[i]); err != nil {
@@ -85,6 +83,23 @@ func (r *round) layCable() error {
 		}
 	}
 	return nil
+}
+
+// freeAddress finds an address of this machine's own that nobody has: of the
+// many of 127/8, and a port that is never given to a client. It stays free while
+// its daemon is dead.
+func freeAddress() (string, error) {
+	for {
+		address := fmt.Sprintf("127.%d.%d.%d:7788", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+		l, err := net.Listen("tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		return address, l.Close()
+	}
 }
 
 func makeDisk(path string, size int64) error {
