@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -50,7 +51,7 @@ const (
 func newPair(t testing.TB, dir string) *pair {
 	p := &pair{t: t, dir: dir, nodes: map[string]*testNode{}, vars: map[string]string{}}
 	for i, name := range []string{"be1", "be2"} {
-		p.ports[i] = freePort(t)
+		p.ports[i] = freeAddress(t)
 		p.nodes[name] = &testNode{p: p, name: name, letter: string(rune('a' + i)), config: filepath.Join(dir, "r.conf")}
 	}
 	t.Cleanup(p.close)
@@ -69,15 +70,22 @@ func (p *pair) close() {
 	}
 }
 
-// freePort finds an address that nobody listens on. It stays free as long as
-// nobody else looks for one; ports are not given out again at once.
-func freePort(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// freeAddress finds an address of this machine's own that nobody has: of the
+// many of 127/8, and a port that is never given to a client. It stays free while
+// its daemon is dead.
+func freeAddress(t testing.TB) string {
+	for {
+		address := fmt.Sprintf("127.%d.%d.%d:7788", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+		l, err := net.Listen("tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close()
+		return address
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 // pairConfig is the configuration of the two nodes, with places to vary.
