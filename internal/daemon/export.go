@@ -19,6 +19,12 @@ type export struct {
 	addresses []string // where it is offered; fixed once published
 }
 
+// NewExport returns the export that the daemon offers for a volume of res, under
+// the given name, for those who run a resource without a daemon.
+func NewExport(res *replica.Resource, vol uint16, name string) nbd.Export {
+	return &export{res: res, vol: res.Volume(vol), name: name}
+}
+
 // exportName is how clients ask for a volume.
 func exportName(resource string, volume int, only bool) string {
 	if only && volume == 0 {

@@ -93,6 +93,19 @@ func (m *Machine) Crash(rng *rand.Rand) {
 	m.crash(rng, func() float64 { return []float64{0, 0.5, 0.9, 1}[rng.IntN(4)] })
 }
 
+// Kill ends every process of the machine: what they had open fails for ever as
+// after a power cut, and what was written stays, synced or not.
+func (m *Machine) Kill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cut()
+	for _, d := range m.disks {
+		d.own, d.open = use{life: -1}, nil
+	}
+	m.life++
+	m.off = false
+}
+
 func (m *Machine) crash(rng *rand.Rand, keep func() float64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

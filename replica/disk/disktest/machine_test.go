@@ -163,6 +163,27 @@ func TestCutHitsWhatIsUnderWay(t *testing.T) {
 	}
 }
 
+func TestKillKeepsWhatWasWritten(t *testing.T) {
+	m := New(1 << 20)
+	d, err := m.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.WriteAt(filled(sector, 1), 0); err != nil {
+		t.Fatal(err)
+	}
+	m.Kill()
+	if err := d.Sync(); !errors.Is(err, ErrPowerCut) {
+		t.Errorf("sync by who was killed: %v", err)
+	}
+	if _, err := m.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if p := mustRead(t, m, 0, sector); p[0] != 1 || m.Unsynced() != 1 {
+		t.Errorf("after a kill the sector holds %d, %d unsynced", p[0], m.Unsynced())
+	}
+}
+
 func TestFailedSyncIsFinalForOneUser(t *testing.T) {
 	m := New(1 << 20)
 	m.Inject(Fault{Ops: Sync, Err: unix.EIO})
