@@ -60,8 +60,8 @@ func (r *round) cutBoth() {
 	r.load.end()
 }
 
-// loseBothTakeOver: only the Secondary comes back and is promoted. Under C it has
-// all that was flushed.
+// loseBothTakeOver: only the Secondary comes back and is promoted. Of each
+// protocol it has whole epochs and some of the next; under C all that was flushed.
 func (r *round) loseBothTakeOver() {
 	old := r.primary
 	r.cutBoth()
@@ -76,7 +76,7 @@ func (r *round) loseBothTakeOver() {
 		r.n(1 - old).bury()
 		r.restart(1-old, 0)
 	}
-	r.takeOver(1-old, "takeover after the loss of both", checks{flushed: r.knobs.protocol == 'C', epochs: r.knobs.protocol == 'C'})
+	r.takeOver(1-old, "takeover after the loss of both", checks{flushed: r.knobs.protocol == 'C', epochs: true})
 	r.n(old).bury()
 	r.restart(old, r.rng.IntN(recoveriesMax+1))
 	r.mustSettle("return of the old Primary after the loss of both")
@@ -167,7 +167,7 @@ func (r *round) loseLinkThenPrimary() {
 	r.cut(old)
 	r.load.end()
 	r.net.setCut(false, false)
-	f := r.takeOver(1-old, "takeover after the link was cut", checks{})
+	f := r.takeOver(1-old, "takeover after the link was cut", checks{epochs: true})
 	r.n(old).bury()
 	r.restart(old, r.rng.IntN(recoveriesMax+1))
 	if r.settle() {

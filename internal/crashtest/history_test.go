@@ -3,6 +3,7 @@ package crashtest
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -68,9 +69,24 @@ func (h *history) check() (verdicts map[int]porcupine.CheckResult) {
 	defer h.mu.Unlock()
 	verdicts = map[int]porcupine.CheckResult{}
 	for block, ops := range h.blocks {
-		verdicts[block] = porcupine.CheckOperationsTimeout(register, ops, checkMax)
+		verdicts[block] = porcupine.CheckOperationsTimeout(register, withoutUnseen(ops), checkMax)
 	}
 	return verdicts
+}
+
+// withoutUnseen leaves out the writes without an answer whose value no read saw
+// that ended after they began: such a write can always be the last of all, so
+// the verdict is the same, and is found much sooner.
+func withoutUnseen(ops []porcupine.Operation) []porcupine.Operation {
+	return slices.DeleteFunc(slices.Clone(ops), func(w porcupine.Operation) bool {
+		a := w.Input.(access)
+		if !a.write || w.Return != math.MaxInt64 {
+			return false
+		}
+		return !slices.ContainsFunc(ops, func(r porcupine.Operation) bool {
+			return r.Input == access{value: a.value} && r.Return >= w.Call
+		})
+	})
 }
 
 // mustBeLinearizable fails the test unless every block behaved like a register.

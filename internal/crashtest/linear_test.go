@@ -148,7 +148,7 @@ func (r *linearRound) run() {
 	if !bytes.Equal(a, b) {
 		r.t.Error("the two disks differ at the end")
 	}
-	for block := blocksFirst; block < blocksFirst+clientBlocks; block++ {
+	for block := blocksFirst; block <= blocksFirst+clientBlocks; block++ {
 		p := a[block*blockBytes:][:blockBytes]
 		r.history.add(linearClients, block, access{value: valueOf(p, block)}, r.history.clock.Add(1), false)
 	}

@@ -3,6 +3,7 @@ package crashtest
 import (
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -36,15 +37,14 @@ func (p *pipe) close() {
 	})
 }
 
-// freeAddr returns a loopback address nobody listens on.
-func freeAddr(t testing.TB) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+var lastPort atomic.Uint32
+
+// ownAddr returns a loopback address that nobody else listens on: each process
+// has an address of its own, where the kernel picks no ports for others.
+func ownAddr() netip.AddrPort {
+	pid := os.Getpid()
+	ip := netip.AddrFrom4([4]byte{127, 64 | byte(pid>>16)&63, byte(pid >> 8), byte(pid)})
+	return netip.AddrPortFrom(ip, uint16(20000+lastPort.Add(1)%40000))
 }
 
 // newNetwork joins two nodes that listen on local.

@@ -270,7 +270,7 @@ func newPair(t testing.TB, k knobs) *pair {
 // assemble makes everything but the disks.
 func assemble(t testing.TB, k knobs) *pair {
 	t.Helper()
-	local := [2]netip.AddrPort{freeAddr(t), freeAddr(t)}
+	local := [2]netip.AddrPort{ownAddr(), ownAddr()}
 	p := &pair{net: newNetwork(t, local), log: &tail{begin: time.Now()}}
 	for i := range p.nodes {
 		n := &node{t: t, id: i, name: string(rune('a' + i)), knobs: k, machine: disktest.NewMachine(), net: p.net, log: p.log}

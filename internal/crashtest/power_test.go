@@ -435,7 +435,7 @@ func (r *round) mustRefuse(n *node) {
 // its power when the Primary lost its own.
 func (r *round) kept() checks {
 	if r.knobs.protocol == 'A' {
-		return checks{closed: true}
+		return checks{closed: true, epochs: true}
 	}
 	return whole
 }

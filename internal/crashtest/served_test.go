@@ -20,6 +20,7 @@ const (
 	clientBlocks = 6 // few, so that clients meet
 	blocksFirst  = 1022
 	thinkClient  = 3 * time.Millisecond
+	refusedPause = 20 * time.Millisecond // after a request that failed
 )
 
 // served is a pair whose Primary offers its volume over NBD.
@@ -122,6 +123,7 @@ func (c *client) session(v *service) bool {
 			if _, refused := errors.AsType[nbd.Errno](err); !refused {
 				return true
 			}
+			time.Sleep(refusedPause)
 		}
 		time.Sleep(time.Duration(c.rng.Int64N(int64(thinkClient))))
 	}
