@@ -142,7 +142,9 @@ func (c *conn) transmit() error {
 		if err := c.accept(h); err != nil {
 			return err
 		}
-		c.limitBatch()
+		if err := c.limitBatch(); err != nil {
+			return err
+		}
 	}
 }
 
@@ -276,13 +278,16 @@ func (c *conn) payload(r *Request) error {
 	return nil
 }
 
-// limitBatch keeps a batch from growing without end.
-func (c *conn) limitBatch() {
-	if c.served >= batchRequestsMax || c.batchBytes >= batchBytesMax {
-		c.drain()
-		c.out.flush()
-		c.batchBytes = 0
+// limitBatch keeps a batch from growing without end, and stops where replies no
+// longer reach the client: thousands of its requests may still be in the inbox.
+func (c *conn) limitBatch() error {
+	if c.served < batchRequestsMax && c.batchBytes < batchBytesMax {
+		return nil
 	}
+	c.drain()
+	c.out.flush()
+	c.batchBytes = 0
+	return c.out.failed()
 }
 
 func (c *conn) drain() {

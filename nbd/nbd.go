@@ -19,6 +19,17 @@
 // goroutine that gave it. No goroutine that gives a reply ever waits for a slow
 // client: what the socket does not take goes to a goroutine of the connection.
 //
+// What a hostile client can do is bounded, each bound by a test named TestSiege…
+// or TestMalformed…:
+//
+//   - [Config] limits clients at a time, bytes in flight, and the time of a
+//     negotiation and of a stall. One client holds at most RequestBytesMax of the
+//     bytes in flight, and one that takes nothing of its replies is given up
+//     after the stall limit; what it still asked for is not carried out.
+//   - A client whose export was withdrawn has two seconds to take its replies.
+//   - The log gets at most five warnings about clients a second.
+//   - Form and range of every request are checked before memory is claimed.
+//
 // [Server], [Client] and [Request.Reply] may be used from any goroutine.
 package nbd
 

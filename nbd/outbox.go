@@ -3,6 +3,7 @@ package nbd
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -55,6 +56,10 @@ type outbox struct {
 	vector  [2 * batchFramesMax]unix.Iovec
 	iovs    []unix.Iovec // what remains of vector
 	failure syscall.Errno
+
+	// blocked is since when the pump waits for a client that takes nothing, in
+	// nanoseconds of [time.Since] started; 0 while it does not. Shared.
+	blocked atomic.Int64
 
 	tryFn, waitFn func(fd uintptr) bool // bound once: binding allocates
 	pumpFn        func()
@@ -153,7 +158,20 @@ func (o *outbox) pump() {
 	}
 }
 
+// started is the origin of outbox.blocked.
+var started = time.Now()
+
+// stuck reports whether the client has taken nothing for so long, though there
+// is something for it. Any goroutine may ask.
+func (o *outbox) stuck(d time.Duration) bool {
+	since := o.blocked.Load()
+	return since != 0 && time.Since(started)-time.Duration(since) > d
+}
+
+// pumpOnce waits until the socket takes something.
 func (o *outbox) pumpOnce() {
+	o.blocked.Store(int64(time.Since(started)))
+	defer o.blocked.Store(0)
 	if err := o.sock.SetWriteDeadline(time.Now().Add(o.stall)); err != nil {
 		o.fail(fmt.Errorf("set write deadline: %w", err))
 		return

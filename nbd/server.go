@@ -83,6 +83,10 @@ type Server struct {
 	conns     map[*conn]struct{}
 	listeners map[net.Listener]struct{}
 	closed    bool
+
+	complaining time.Time // beginning of the second in which complaints are counted
+	complaints  int
+	unsaid      int // complaints left out since the last one that was logged
 }
 
 // NewServer makes a server without exports.
@@ -140,7 +144,8 @@ func (s *Server) Clients(name string) []ClientInfo {
 }
 
 // Disconnect ends the connections of one export: requests already served are
-// answered, later ones get ESHUTDOWN, then the sockets close. It does not keep
+// answered, later ones get ESHUTDOWN, then the sockets close. A client that takes
+// nothing of its replies for replyGrace is cut off. It does not keep
 // new clients out; the export's Open must do so first. When ctx ends before the
 // handlers have answered, the sockets are cut and ctx's error is returned; the
 // handlers are still closed after their last reply.
@@ -179,21 +184,39 @@ func (s *Server) Close(ctx context.Context) error {
 	return nil
 }
 
+// replyGrace is how long a client whose export was withdrawn may take none of the
+// replies that it is owed before it is cut off. Without it one client that does
+// not read would hold up every demotion and shutdown for the whole StallTimeout.
+const replyGrace = 2 * time.Second
+
+// revoke sends clients away and waits for them until ctx ends.
 func revoke(ctx context.Context, conns []*conn) error {
 	for _, c := range conns {
 		c.revoke()
 	}
-	for i, c := range conns {
+	look := time.NewTicker(replyGrace / 4)
+	defer look.Stop()
+	for len(conns) > 0 {
 		select {
-		case <-c.done:
+		case <-conns[0].done:
+			conns = conns[1:]
+		case <-look.C:
+			cut(conns, func(c *conn) bool { return c.out.stuck(replyGrace) })
 		case <-ctx.Done():
-			for _, c := range conns[i:] {
-				shutdown(c.sock)
-			}
+			cut(conns, func(*conn) bool { return true })
 			return context.Cause(ctx)
 		}
 	}
 	return nil
+}
+
+// cut shuts the sockets of those connections that deserve it.
+func cut(conns []*conn, deserves func(c *conn) bool) {
+	for _, c := range conns {
+		if deserves(c) {
+			shutdown(c.sock)
+		}
+	}
 }
 
 func (c *conn) revoke() {
@@ -260,7 +283,7 @@ func (s *Server) admit(nc net.Conn) {
 	}
 	if err != nil {
 		_ = nc.Close()
-		s.cfg.Logger.Warn("nbd client turned away", "error", err)
+		s.complain("nbd client turned away", "error", err)
 		return
 	}
 	s.wg.Go(func() {
@@ -277,31 +300,69 @@ func (s *Server) newConn(nc net.Conn) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.enter(nil); err != nil { // before it costs a buffer
+		return nil, err
+	}
 	c, err := newConn(s, sock)
 	if err != nil {
 		return nil, err
 	}
+	return c, s.enter(c)
+}
+
+// enter adds a connection if there is room for one more. Without one it only looks.
+func (s *Server) enter(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
-		return nil, ErrServerClosed
+		return ErrServerClosed
 	case len(s.conns) >= s.cfg.ConnectionsMax:
-		return nil, fmt.Errorf("%d clients are connected, the maximum", len(s.conns))
+		return fmt.Errorf("%d clients are connected, the maximum", len(s.conns))
+	case c != nil:
+		s.conns[c] = struct{}{}
 	}
-	s.conns[c] = struct{}{}
-	return c, nil
+	return nil
 }
 
 func (s *Server) logEnd(info ClientInfo, err error) {
-	level := slog.LevelWarn
+	attrs := []any{"export", info.Export, "network", info.Network, "address", info.Address, "pid", info.PID, "reason", err}
 	for _, normal := range []error{io.EOF, errDisconnected, errAborted, errRevoked} {
 		if errors.Is(err, normal) {
-			level = slog.LevelDebug
+			s.cfg.Logger.Debug("nbd client gone", attrs...)
+			return
 		}
 	}
-	s.cfg.Logger.Log(context.Background(), level, "nbd client gone",
-		"export", info.Export, "network", info.Network, "address", info.Address, "pid", info.PID, "reason", err)
+	s.complain("nbd client gone", attrs...)
+}
+
+// complaintsMax is how many warnings about clients a second the log gets.
+const complaintsMax = 5
+
+// complain logs a warning about a client, unless there have been enough this
+// second: whoever reaches the socket must not be able to fill a log. The next
+// line says how many were left out.
+func (s *Server) complain(text string, attrs ...any) {
+	s.mu.Lock()
+	if now := time.Now(); now.Sub(s.complaining) >= time.Second {
+		s.complaining, s.complaints = now, 0
+	}
+	s.complaints++
+	enough := s.complaints > complaintsMax
+	var unsaid int
+	if enough {
+		s.unsaid++
+	} else {
+		unsaid, s.unsaid = s.unsaid, 0
+	}
+	s.mu.Unlock()
+	switch {
+	case enough:
+	case unsaid > 0:
+		s.cfg.Logger.Warn(text, append(attrs, "unsaid", unsaid)...)
+	default:
+		s.cfg.Logger.Warn(text, attrs...)
+	}
 }
 
 func (s *Server) exportList() []Export {
