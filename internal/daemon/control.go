@@ -22,8 +22,10 @@ const controlLinger = 2 * time.Second
 // serveControl answers on the control socket until the daemon ends.
 func (d *Daemon) serveControl(l net.Listener) {
 	server := &http.Server{
-		Handler:           d.afterStart(d.controlHandler()),
+		Handler:           withoutBody(d.afterStart(d.controlHandler())),
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       controlIdle,
+		MaxHeaderBytes:    controlHeaderMax,
 		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
 	}
 	d.wg.Go(func() {
@@ -34,7 +36,7 @@ func (d *Daemon) serveControl(l net.Listener) {
 			_ = server.Close() // somebody waits for an answer that does not come
 		}
 	})
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(&crowdLimit{Listener: l, max: controlConnsMax}); !errors.Is(err, http.ErrServerClosed) {
 		d.log.Error("control socket is lost", "err", err)
 	}
 }
