@@ -39,11 +39,11 @@ type line struct {
 	wake chan struct{}
 
 	// Guarded by the resource's lock.
-	want      core.Session       // session to make, 0 = none
-	listening bool               // between ActDial and ActStopDial
-	cancel    context.CancelFunc // ends the Connect under way
-	active    *session           // the session the core knows to be up
-	peerRoom  chan struct{}      // closed when few operations for the peer are left; nil while nobody waits
+	want     core.Session       // session to make, 0 = none
+	hungUp   bool               // since next: the link made for an earlier ActDial has to go
+	cancel   context.CancelFunc // ends the Connect under way
+	active   *session           // the session the core knows to be up
+	peerRoom chan struct{}      // closed when few operations for the peer are left; nil while nobody waits
 
 	// current is active for those without the lock. A session that is gone is
 	// harmless there: its connections take nothing any more.
@@ -66,7 +66,7 @@ func (l *line) init(r *Resource) {
 func (l *line) command(a *core.Action) {
 	switch a.Kind {
 	case core.ActDial:
-		l.want, l.listening = a.Session, true
+		l.want = a.Session
 	case core.ActStopDial:
 		l.hangUp()
 	case core.ActDrop:
@@ -80,7 +80,7 @@ func (l *line) command(a *core.Action) {
 // hangUp stops listening and dialling. A session that is up goes on. Called
 // with the resource's lock held.
 func (l *line) hangUp() {
-	l.want, l.listening = 0, false
+	l.want, l.hungUp = 0, true
 	if l.cancel != nil {
 		l.cancel()
 	}
@@ -211,14 +211,15 @@ func (l *line) config() link.Config {
 func (l *line) supervise() {
 	var way *link.Link
 	for l.r.done.Err() == nil {
-		ctx, cancel, number, listening := l.next()
-		switch {
-		case number != 0:
-			way = l.attempt(ctx, way, number)
-		case !listening && way != nil:
+		ctx, cancel, number, hungUp := l.next()
+		// A connect may follow at once, and with another configuration.
+		if hungUp && way != nil {
 			way.Close()
 			way = nil
-		default:
+		}
+		if number != 0 {
+			way = l.attempt(ctx, way, number)
+		} else {
 			l.idle()
 		}
 		cancel()
@@ -228,14 +229,16 @@ func (l *line) supervise() {
 	}
 }
 
-// next takes what the core wants, and a context that ends when it wants
-// something else.
+// next takes what the core wants, a context that ends when it wants something
+// else, and whether it hung up since the last call.
 func (l *line) next() (context.Context, context.CancelFunc, core.Session, bool) {
 	ctx, cancel := context.WithCancel(l.r.done)
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
 	l.cancel = cancel
-	return ctx, cancel, l.want, l.listening
+	hungUp := l.hungUp
+	l.hungUp = false
+	return ctx, cancel, l.want, hungUp
 }
 
 func (l *line) idle() {
