@@ -20,16 +20,17 @@ func (e *UnauthenticatedError) Error() string {
 	return fmt.Sprintf("%s: in resource %s: no 'shared-secret', and the link %s - %s is not a loopback link.\n"+
 		"\tPut this line into the net section of the resource, the same on both nodes:\n"+
 		"\t\tshared-secret \"%s\";\n"+
+		"\tor make certificates: replicad tls init %s\n"+
 		"\tor, if everything on that network may be trusted with the data: allow-unauthenticated yes;",
-		e.Pos, e.Resource, e.Local.AddrPort, e.Peer.AddrPort, e.Secret)
+		e.Pos, e.Resource, e.Local.AddrPort, e.Peer.AddrPort, e.Secret, e.Resource)
 }
 
 // CheckAuthentication returns an *UnauthenticatedError when the link has no
-// shared-secret, leaves the loopback network, and allow-unauthenticated is not
-// set. The daemon must not start the resource then.
+// shared-secret and no TLS, leaves the loopback network, and
+// allow-unauthenticated is not set. The daemon must not start the resource then.
 func (r *LocalResource) CheckAuthentication() error {
 	isLocal := r.Local.Address.AddrPort.Addr().IsLoopback() && r.Peer.Address.AddrPort.Addr().IsLoopback()
-	if r.Net.SharedSecret != "" || r.Net.AllowUnauthenticated || isLocal {
+	if r.Net.SharedSecret != "" || r.Net.TLS || r.Net.AllowUnauthenticated || isLocal {
 		return nil
 	}
 	return &UnauthenticatedError{
@@ -55,10 +56,7 @@ func (e *UnbuiltError) Error() string {
 // CheckBuilt returns an *UnbuiltError when the resource asks for something
 // that must not be ignored. The daemon must not start it then.
 func (r *LocalResource) CheckBuilt() error {
-	switch {
-	case r.Net.TLS:
-		return &UnbuiltError{r.Name, r.netPos, "tls yes", "the link would carry the data in the clear"}
-	case r.Net.AllowTwoPrimaries:
+	if r.Net.AllowTwoPrimaries {
 		return &UnbuiltError{r.Name, r.netPos, "allow-two-primaries", "writes of two Primaries to one block would have no common order"}
 	}
 	return nil

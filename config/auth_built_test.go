@@ -11,7 +11,7 @@ import (
 func TestCheckBuilt(t *testing.T) {
 	for _, c := range []struct{ statement, what string }{
 		{"", ""},
-		{"tls yes;", "tls yes"},
+		{"tls yes;", ""},
 		{"allow-two-primaries yes;", "allow-two-primaries"},
 	} {
 		text := "resource r0 { net { " + c.statement + " } device /dev/nbd0; meta-disk internal;\n" +

@@ -10,6 +10,7 @@ import (
 
 	"replicad/replica/core"
 	"replicad/replica/disk"
+	"replicad/replica/link"
 	"replicad/replica/status"
 )
 
@@ -67,9 +68,10 @@ const (
 // LinkConfig describes the way to the peer.
 type LinkConfig struct {
 	Local, Peer          netip.AddrPort
-	PeerName             string // the peer's node name, for logs
-	Secret               string // shared-secret; empty = none
-	AllowUnauthenticated bool   // run without a secret between other than loopback addresses
+	PeerName             string            // the peer's node name, for logs
+	Secret               string            // shared-secret; empty = none
+	AllowUnauthenticated bool              // run without a secret between other than loopback addresses
+	TLS                  *link.Credentials // nil = plain TCP; what they hold may be replaced at any time
 	ConnectInterval      time.Duration
 	PingTimeout          time.Duration
 	WriteTimeout         time.Duration // longest time one write to the peer may make no progress
@@ -221,6 +223,7 @@ type Snapshot struct {
 	Peer     string
 	Local    netip.AddrPort
 	Remote   netip.AddrPort
+	TLS      bool // a session is up and encrypted
 	core.Status
 	Volumes []VolumeSnapshot // shadows core.Status.Volumes, same order
 }

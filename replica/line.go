@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -198,6 +199,7 @@ func (l *line) config() link.Config {
 	c := &l.r.cfg
 	return link.Config{
 		Resource: c.Resource, Secret: []byte(c.Link.Secret), AllowUnauthenticated: c.Link.AllowUnauthenticated,
+		TLS:   c.Link.TLS,
 		Local: c.Link.Local, Peer: c.Link.Peer,
 		ConnectInterval: c.Link.ConnectInterval, WriteTimeout: c.Link.WriteTimeout,
 		QueueBytesMax: c.Limits.RequestBytes + c.Limits.PayloadBytes + queueSlack,
@@ -303,7 +305,7 @@ func (l *line) run(number core.Session, ls *link.Session) {
 		return
 	}
 	b.finish()
-	l.r.log.Info("link established", "session", number, "peer", ls.Peer, "dialed", ls.Dialed)
+	l.r.log.Info("link established", "session", number, "peer", ls.Peer, "dialed", ls.Dialed, "cipher", cmp.Or(ls.Cipher, "none"))
 	defer context.AfterFunc(l.r.done, func() { ls.Close(ErrClosed) })()
 	var readers sync.WaitGroup
 	readers.Go(s.readData)

@@ -33,6 +33,7 @@ func (r *Resource) Status() Snapshot {
 		Resource: r.cfg.Resource, Peer: r.cfg.Link.PeerName,
 		Local: r.cfg.Link.Local, Remote: r.cfg.Link.Peer, Status: r.core.Status(),
 	}
+	s.TLS = r.line.active != nil && r.line.active.link.Cipher != ""
 	for i := range s.Status.Volumes {
 		vs := s.Status.Volumes[i]
 		s.Volumes = append(s.Volumes, r.volume(vs.Vol).snapshot(now, vs))

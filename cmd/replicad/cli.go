@@ -60,6 +60,8 @@ type cli struct {
 	ApplyAl  metaCmd  `cmd:"" name:"apply-al" help:"Mark what was being written at the last crash as out of sync."`
 	SetGi    setGiCmd `cmd:"" name:"set-gi" help:"Change the data generation identifiers on the backing disk."`
 
+	TLS tlsCmd `cmd:"" name:"tls" help:"Make and show certificates for links with TLS."`
+
 	Dump    dumpCmd `cmd:"" help:"Print the configuration."`
 	DumpXML dumpCmd `cmd:"" name:"dump-xml" help:"Print the configuration as XML."`
 	Check   dumpCmd `cmd:"" help:"Check the configuration."`

@@ -69,11 +69,12 @@ func (a *app) check() error {
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(a.err, w)
 	}
-	return checkAuthentication(locals)
+	return a.checkLinks(locals)
 }
 
-// checkAuthentication refuses links that would run without a secret over a network.
-func checkAuthentication(locals []*config.LocalResource) error {
+// checkLinks refuses links that would run without a secret over a network, or
+// whose certificates are of no use.
+func (a *app) checkLinks(locals []*config.LocalResource) error {
 	var lines []string
 	for _, lr := range locals {
 		if err := lr.CheckAuthentication(); err != nil {
@@ -82,6 +83,7 @@ func checkAuthentication(locals []*config.LocalResource) error {
 		if err := lr.CheckBuilt(); err != nil {
 			lines = append(lines, err.Error())
 		}
+		lines = append(lines, a.checkCertificates(lr)...)
 	}
 	if len(lines) == 0 {
 		return nil

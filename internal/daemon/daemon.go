@@ -7,8 +7,8 @@
 // logger or into the answers of the control socket (package ctl).
 //
 // Goroutines: one per NBD address that accepts, one per running resource that
-// watches it for the status file, one that writes the status file, and those of
-// the HTTP server. All end before Run returns.
+// watches it for the status file, one that writes the status file, one that warns
+// of certificates that end, and those of the HTTP server. All end before Run returns.
 package daemon
 
 import (
@@ -87,6 +87,7 @@ func Run(ctx context.Context, opts Options, reload <-chan struct{}) error {
 	d.bringUp(ctx)
 	close(d.ready)
 	d.wg.Go(d.keepStatusFile)
+	d.wg.Go(d.watchCertificates)
 	d.announce("READY=1")
 	d.log.Info("ready", "socket", d.opts.Socket, "node", d.opts.Self.Node, "resources", len(locals), "version", d.opts.Version)
 	d.waitForEnd(ctx, reload)
@@ -108,7 +109,7 @@ func newDaemon(opts Options) *Daemon {
 
 // configure reads the configuration and checks what must not run. Its warnings
 // are logged when it is read for all.
-func (d *Daemon) configure(forAll bool) ([]*config.LocalResource, error) {
+func (d *Daemon) configure(forAll bool) ([]wanted, error) {
 	cfg, err := config.Load(d.opts.ConfigPath)
 	if err != nil {
 		return nil, err
@@ -122,22 +123,25 @@ func (d *Daemon) configure(forAll bool) ([]*config.LocalResource, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, lr := range locals {
-		if err := lr.CheckAuthentication(); err != nil {
+	all := make([]wanted, len(locals))
+	for i, lr := range locals {
+		if all[i], err = prepare(lr); err != nil {
 			return nil, err
 		}
-		if err := lr.CheckBuilt(); err != nil {
-			return nil, err
+	}
+	if forAll {
+		for _, w := range all {
+			d.logNotes(w.Name, w.tls, time.Now())
 		}
 	}
 	d.mu.Lock()
 	d.statusFile = cfg.StatusFile(d.opts.Self)
 	d.mu.Unlock()
-	return locals, nil
+	return all, nil
 }
 
 // makeRunDir creates the run folder if anything is to be put there.
-func (d *Daemon) makeRunDir(locals []*config.LocalResource) error {
+func (d *Daemon) makeRunDir(locals []wanted) error {
 	paths := []string{d.opts.Socket, d.statusPath()}
 	for _, lr := range locals {
 		for _, v := range lr.Volumes {
@@ -153,9 +157,9 @@ func (d *Daemon) makeRunDir(locals []*config.LocalResource) error {
 	return d.opts.MakeRunDir()
 }
 
-func (d *Daemon) addUnit(lr *config.LocalResource) *unit {
-	u := &unit{d: d, name: lr.Name}
-	u.local.Store(lr)
+func (d *Daemon) addUnit(w wanted) *unit {
+	u := &unit{d: d, name: w.Name}
+	u.take(w)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.units = append(d.units, u)
@@ -229,7 +233,7 @@ func (d *Daemon) reload(ctx context.Context) {
 		d.log.Error("the configuration stays as it was", "err", err)
 		return
 	}
-	present := map[string]*config.LocalResource{}
+	present := map[string]wanted{}
 	for _, lr := range locals {
 		present[lr.Name] = lr
 		if d.unit(lr.Name) == nil {
@@ -237,7 +241,7 @@ func (d *Daemon) reload(ctx context.Context) {
 		}
 	}
 	for _, u := range d.allUnits() {
-		if present[u.name] == nil {
+		if present[u.name].LocalResource == nil {
 			d.log.Warn("resource is no longer configured and goes on until it is taken down", "resource", u.name)
 			continue
 		}

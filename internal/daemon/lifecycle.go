@@ -14,16 +14,16 @@ import (
 
 // current returns the resource as the configuration file describes it now, a
 // new one included. The running resource has not been told yet.
-func (d *Daemon) current(name string) (*unit, *config.LocalResource, error) {
+func (d *Daemon) current(name string) (*unit, wanted, error) {
 	locals, err := d.configure(false)
 	if err != nil {
-		return nil, nil, err
+		return nil, wanted{}, err
 	}
-	at := slices.IndexFunc(locals, func(lr *config.LocalResource) bool { return lr.Name == name })
+	at := slices.IndexFunc(locals, func(lr wanted) bool { return lr.Name == name })
 	u := d.unit(name)
 	switch {
 	case at < 0:
-		return nil, nil, errUnknownResource
+		return nil, wanted{}, errUnknownResource
 	case u == nil:
 		u = d.addUnit(locals[at])
 	}
@@ -113,34 +113,37 @@ func attachAttached(u *unit, vol int) ctl.Reply {
 }
 
 // adjustTo brings the running resource in line with its configuration.
-func (u *unit) adjustTo(ctx context.Context, lr *config.LocalResource) ctl.Reply {
+func (u *unit) adjustTo(ctx context.Context, lr wanted) ctl.Reply {
 	u.life.Lock()
 	defer u.life.Unlock()
 	res := u.res.Load()
 	if res == nil {
-		u.local.Store(lr)
+		u.take(lr)
 		return u.bringUp(ctx, true)
 	}
-	if !sameVolumes(u.local.Load(), lr) {
+	if !sameVolumes(u.local.Load(), lr.LocalResource) {
 		return ctl.Reply{
 			Exit: exitFailure,
 			Err:  []string{u.name + ": volumes, minors or NBD addresses changed: they cannot while the resource is up"},
 			Hint: fmt.Sprintf("run: replicad down %s && replicad up %s", u.name, u.name),
 		}
 	}
-	if reply := u.leaveOldPeer(ctx, res, lr); reply.Exit != 0 {
+	if reply := u.leaveOldPeer(ctx, res, lr.LocalResource); reply.Exit != 0 {
 		return reply
 	}
-	u.local.Store(lr)
-	if err := res.Reconfigure(ctx, u.resourceConfig(lr)); err != nil {
+	u.take(lr)
+	if err := res.Reconfigure(ctx, u.resourceConfig(lr.LocalResource)); err != nil {
 		return u.refusal(u.name, "adjust", err)
 	}
 	return u.bringUp(ctx, true)
 }
 
-// leaveOldPeer disconnects when the way to the peer has changed.
+// leaveOldPeer disconnects when the way to the peer has changed. New key files
+// alone do not change it.
 func (u *unit) leaveOldPeer(ctx context.Context, res *replica.Resource, lr *config.LocalResource) ctl.Reply {
-	if linkSettings(u.local.Load()) == linkSettings(lr) || connection(res.Status()) == core.StandAlone {
+	old := u.local.Load()
+	same := linkSettings(old) == linkSettings(lr) && old.Net.TLS == lr.Net.TLS
+	if same || connection(res.Status()) == core.StandAlone {
 		return ctl.Reply{}
 	}
 	if err := res.Disconnect(ctx, false); err != nil {
@@ -151,17 +154,17 @@ func (u *unit) leaveOldPeer(ctx context.Context, res *replica.Resource, lr *conf
 
 // refresh takes the configuration into use for the next attach or connect. A
 // change that has to wait for down and up is left for that.
-func (u *unit) refresh(ctx context.Context, lr *config.LocalResource) error {
+func (u *unit) refresh(ctx context.Context, lr wanted) error {
 	res := u.res.Load()
 	if res == nil {
-		u.local.Store(lr)
+		u.take(lr)
 		return nil
 	}
-	if !sameVolumes(u.local.Load(), lr) {
+	if !sameVolumes(u.local.Load(), lr.LocalResource) {
 		return nil
 	}
-	u.local.Store(lr)
-	return res.Reconfigure(ctx, u.resourceConfig(lr))
+	u.take(lr)
+	return res.Reconfigure(ctx, u.resourceConfig(lr.LocalResource))
 }
 
 // sameVolumes reports whether a running resource can go from one configuration

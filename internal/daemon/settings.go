@@ -105,10 +105,11 @@ func peerName(lr *config.LocalResource) string {
 	return lr.Peer.Address.AddrPort.String()
 }
 
-// resourceConfig completes the settings of u's resource.
+// resourceConfig completes the settings of u's resource. Called with life held.
 func (u *unit) resourceConfig(lr *config.LocalResource) replica.Config {
 	c := settings(lr, u.d.opts.ConfigPath)
 	c.Log = u.d.log
+	c.Link.TLS = u.tlsSettings(lr)
 	c.Revoke = func(ctx context.Context, vol uint16) {
 		if err := u.sendAway(ctx, vol); err != nil {
 			u.d.log.Warn("clients did not let go", slog.String("resource", u.name), slog.Int("volume", int(vol)), slog.Any("err", err))

@@ -9,8 +9,10 @@ import (
 	"sync/atomic"
 
 	"replicad/config"
+	"replicad/internal/pki"
 	"replicad/nbd"
 	"replicad/replica"
+	"replicad/replica/link"
 )
 
 // unit is one resource of the configuration, up or down.
@@ -25,6 +27,12 @@ type unit struct {
 	// while it is down. Both are replaced only with life held.
 	local atomic.Pointer[config.LocalResource]
 	res   atomic.Pointer[replica.Resource]
+
+	// credentials are what links are made with: one holder for the unit's
+	// life, nil until TLS is configured. Guarded by life.
+	credentials *link.Credentials
+	// certificates are those of local; nil without TLS.
+	certificates atomic.Pointer[pki.Node]
 
 	// exports are the volumes offered to clients; guarded by d.mu.
 	exports []*export

@@ -36,7 +36,7 @@ func (d *Daemon) statusResources(names []string) []status.Resource {
 }
 
 func statusResource(s replica.Snapshot) status.Resource {
-	r := status.Resource{Name: s.Resource, PeerNodeID: 0, PeerName: s.Peer}
+	r := status.Resource{Name: s.Resource, PeerNodeID: 0, PeerName: s.Peer, TLS: s.TLS}
 	for i := range s.Volumes {
 		r.Devices = append(r.Devices, statusDevice(&s, &s.Volumes[i]))
 	}
