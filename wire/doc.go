@@ -29,7 +29,8 @@
 // far to read is known to be right before anything is read by it.
 //
 // The hashes catch accidents of memory, network cards and proxies. They are
-// no defence against an attacker on the path: that is TLS's task.
+// no defence against an attacker on the path: that is the task of TLS, which
+// package link can put below.
 //
 // # What this package does not do
 //

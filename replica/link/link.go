@@ -20,13 +20,22 @@
 // accepts what the senior node dials. A dial that gets no answer commits
 // nobody, so a one-way network leaves the other direction usable.
 //
+// # TLS
+//
+// With Config.TLS both connections begin with a start frame in the clear, then
+// nothing but TLS 1.3 follows, and the handshake runs inside it. Who shows a
+// certificate that does not lead to the pinned ones and name the peer is
+// refused there. The writer makes records in memory and sends them itself; see
+// sealed. The certificates may be replaced at any time: Credentials.
+//
 // # A new session while one is up
 //
 // A peer dials only when it has no session, so an authenticated new attempt
 // proves that the old session is dead at the peer even if our TCP has not
 // noticed (the peer rebooted, or an RST was lost). The old session is closed
 // with ErrSuperseded once both connections of the new one are authenticated,
-// not earlier: strangers and bad secrets never disturb a session.
+// not earlier: strangers, bad secrets and bad certificates never disturb a
+// session.
 //
 // # Goroutines
 //
