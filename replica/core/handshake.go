@@ -197,6 +197,7 @@ func (n *Node) agreeSize(v *volume, peer State) bool {
 	}
 	size &^= 4095
 	if size >= v.size&^4095 && v.effectiveDisk() >= Outdated {
+		v.peerAgreed(peer, v.size)
 		return true // growing is the administrator's decision (resize)
 	}
 	if size < v.size&^4095 && v.effectiveDisk() >= Outdated {
@@ -209,7 +210,17 @@ func (n *Node) agreeSize(v *volume, peer State) bool {
 		return false
 	}
 	n.resize(v, size)
+	v.peerAgreed(peer, size)
 	return true
+}
+
+// peerAgreed notes that a peer without usable data takes the agreed size, as
+// we would: what it told at the start of the session is no longer what it serves
+// when one side looks again later (renegotiate).
+func (v *volume) peerAgreed(peer State, size uint64) {
+	if v.peerDisk(peer.Disk) < Outdated {
+		v.peerSizes.Current = size
+	}
 }
 
 // resize gives an Inconsistent volume its agreed size.

@@ -39,6 +39,11 @@ type testNode struct {
 }
 
 func newPair(t *testing.T, protocol byte) *pair {
+	return newPairOf(t, protocol, [2]uint64{16 << 20, 16 << 20})
+}
+
+// newPairOf makes a pair on new disks of these sizes in bytes.
+func newPairOf(t *testing.T, protocol byte, disks [2]uint64) *pair {
 	p := &pair{t: t}
 	for i := range p.nodes {
 		cfg := Config{Net: Defaults(), Volumes: []VolumeConfig{DefaultVolume(0)}}
@@ -47,7 +52,7 @@ func newPair(t *testing.T, protocol byte) *pair {
 		x := &testNode{p: p, name: string(rune('a' + i)), done: map[uint64]StateErr{}, results: map[Buf]IOResult{}, sent: map[wire.Kind]int{}, nextBuf: 1 << 20}
 		x.n = New(cfg, func() uint64 { seed = seed*6364136223846793005 + 1442695040888963407; return seed })
 		p.nodes[i] = x
-		x.push(Event{Kind: EvAttach, Attach: &Attachment{Super: Super{Gen: Generation{Current: UUIDJustCreated}}, Disk: 16 << 20, ALSlots: 67, Cmd: 1}})
+		x.push(Event{Kind: EvAttach, Attach: &Attachment{Super: Super{Gen: Generation{Current: UUIDJustCreated}}, Disk: disks[i], ALSlots: 67, Cmd: 1}})
 		x.push(Event{Kind: EvCommand, Cmd: &Command{ID: 2, Kind: CmdConnect}})
 	}
 	p.settle()
