@@ -23,6 +23,8 @@ const (
 	// newSocketName is where a socket is made ready, in its own folder, before
 	// it takes its place in one step.
 	newSocketName = ".nbd~"
+	// socketBytesMax is the longest path that a client can connect to on Linux.
+	socketBytesMax = 107
 )
 
 // Listen listens on "unix:PATH" or "HOST:PORT". A unix socket gets mode 0660
@@ -47,8 +49,11 @@ func Listen(address string) (net.Listener, error) {
 // listenUnix holds a lock on the folder while it looks and replaces, so that
 // two processes cannot both find the same socket stale.
 func listenUnix(path string) (net.Listener, error) {
-	if path == "" {
+	switch {
+	case path == "":
 		return nil, errors.New("the path is empty")
+	case len(path) > socketBytesMax:
+		return nil, fmt.Errorf("the path has %d bytes: unix sockets take %d", len(path), socketBytesMax)
 	}
 	unlock, err := lockFolder(filepath.Dir(path))
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,6 +79,10 @@ func TestListenRefusesOtherFiles(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(path); string(b) != "data" {
 		t.Error("the file was damaged")
+	}
+	if l, err := Listen("unix:" + filepath.Join(t.TempDir(), strings.Repeat("n", 108))); err == nil {
+		_ = l.Close()
+		t.Error("listening where no client can connect")
 	}
 	if l, err := Listen("unix:"); err == nil {
 		t.Error("an empty path was accepted")

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"replicad/internal/failpoint"
@@ -26,6 +27,8 @@ var (
 	ErrServerClosed    = errors.New("nbd server is closed")
 	ErrDuplicateExport = errors.New("an export of this name exists")
 	ErrBadExportName   = errors.New("export name is longer than the protocol allows or contains NUL")
+
+	errTooMany = errors.New("the maximum is reached")
 )
 
 // Config sets a server's limits. A zero value means the default.
@@ -77,6 +80,7 @@ type Server struct {
 	pool   pool
 	budget budget
 	wg     sync.WaitGroup
+	full   atomic.Bool // the last client was one too many
 
 	mu        sync.Mutex
 	exports   []Export // in the order they were added
@@ -232,9 +236,14 @@ func (s *Server) Serve(l net.Listener) error {
 		return ErrServerClosed
 	}
 	defer s.untrack(l)
+	failing := false // and said so
 	for {
 		nc, err := l.Accept()
 		if err == nil {
+			if failing {
+				failing = false
+				s.cfg.Logger.Info("nbd clients are accepted again", "listener", l.Addr().String())
+			}
 			s.admit(nc)
 			continue
 		}
@@ -244,7 +253,10 @@ func (s *Server) Serve(l net.Listener) error {
 		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("accept: %w", err)
 		}
-		s.cfg.Logger.Warn("nbd accept failed", "listener", l.Addr().String(), "error", err)
+		if !failing {
+			failing = true
+			s.cfg.Logger.Warn("nbd clients cannot be accepted for now; those there are go on", "listener", l.Addr().String(), "error", err)
+		}
 		time.Sleep(acceptRetry)
 	}
 }
@@ -283,9 +295,14 @@ func (s *Server) admit(nc net.Conn) {
 	}
 	if err != nil {
 		_ = nc.Close()
+		if errors.Is(err, errTooMany) && s.full.Swap(true) {
+			s.cfg.Logger.Debug("nbd client turned away", "error", err) // said once per crowd
+			return
+		}
 		s.complain("nbd client turned away", "error", err)
 		return
 	}
+	s.full.Store(false)
 	s.wg.Go(func() {
 		err := c.run()
 		s.mu.Lock()
@@ -318,7 +335,7 @@ func (s *Server) enter(c *conn) error {
 	case s.closed:
 		return ErrServerClosed
 	case len(s.conns) >= s.cfg.ConnectionsMax:
-		return fmt.Errorf("%d clients are connected, the maximum", len(s.conns))
+		return fmt.Errorf("%w: %d clients are connected", errTooMany, len(s.conns))
 	case c != nil:
 		s.conns[c] = struct{}{}
 	}

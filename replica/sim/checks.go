@@ -17,8 +17,8 @@ const commandTime = 100 * second
 // session have, one is what the other is a mirror image of (P17).
 func (w *World) concluded(n *node, vol int, verdict core.Conn) {
 	for _, l := range w.net.links {
-		if l.ends[n.id].state != endAlive {
-			continue
+		if l.ends[n.id].state != endAlive || n.vols[vol].st.Disk <= core.Failed {
+			continue // a disk may go between what it said and what it heard
 		}
 		l.verdicts[n.id][vol] = verdict
 		other := l.verdicts[1-n.id][vol]
