@@ -4,11 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -19,14 +20,23 @@ import (
 // controlLinger is how long the last answers may take at the end.
 const controlLinger = 2 * time.Second
 
+const (
+	// controlIdle ends a connection to the control socket that asks nothing.
+	controlIdle = time.Minute
+	// controlClients is how many may be connected; more wait.
+	controlClients = 64
+	// socketEvery is how soon the loss of the control socket is noticed.
+	socketEvery = time.Second
+)
+
 // serveControl answers on the control socket until the daemon ends.
-func (d *Daemon) serveControl(l net.Listener) {
+func (d *Daemon) serveControl(socket *heldSocket) {
 	server := &http.Server{
 		Handler:           withoutBody(d.afterStart(d.controlHandler())),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       controlIdle,
 		MaxHeaderBytes:    controlHeaderMax,
-		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
 	d.wg.Go(func() {
 		<-d.ctx.Done()
@@ -36,9 +46,64 @@ func (d *Daemon) serveControl(l net.Listener) {
 			_ = server.Close() // somebody waits for an answer that does not come
 		}
 	})
-	if err := server.Serve(&crowdLimit{Listener: l, max: controlConnsMax}); !errors.Is(err, http.ErrServerClosed) {
-		d.log.Error("control socket is lost", "err", err)
+	d.serveSocket(server, socket)
+	d.keepSocket(server, socket)
+}
+
+// serveSocket lets server accept on the socket. What it returns says nothing that
+// keepSocket or the end of the daemon does not.
+func (d *Daemon) serveSocket(server *http.Server, socket *heldSocket) {
+	listener := newPatientListener(socket.listener, d.log, "control socket", controlClients)
+	d.wg.Go(func() { _ = server.Serve(listener) })
+}
+
+// keepSocket makes the control socket again when its name has gone, with the
+// folder or without: a daemon that cannot be asked could only be restarted. It
+// says each change once.
+func (d *Daemon) keepSocket(server *http.Server, socket *heldSocket) {
+	tick := time.NewTicker(socketEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-tick.C:
+		case <-d.ctx.Done():
+			return
+		}
+		if socket.inPlace() {
+			continue
+		}
+		if err := d.remakeSocket(socket); err != nil {
+			if err.Error() != said {
+				said = err.Error()
+				d.log.Error("the control socket is gone and cannot be made again; replication goes on, verbs do not reach this daemon",
+					"socket", socket.path, "err", err)
+			}
+			continue
+		}
+		said = ""
+		d.log.Warn("the control socket was removed and is made again", "socket", socket.path)
+		d.serveSocket(server, socket)
 	}
+}
+
+// remakeSocket takes the socket's place as at the start.
+func (d *Daemon) remakeSocket(socket *heldSocket) error {
+	if err := d.makeDir(filepath.Dir(socket.path)); err != nil {
+		return err
+	}
+	return socket.remake()
+}
+
+// makeDir makes the folder of a socket again. The run folder has its own rules.
+func (d *Daemon) makeDir(dir string) error {
+	if dir == d.opts.Self.RunDir && d.opts.MakeRunDir != nil {
+		return d.opts.MakeRunDir()
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make folder of socket: %w", err)
+	}
+	return nil
 }
 
 // startPatience bounds how long a question may have to wait for a disk that is

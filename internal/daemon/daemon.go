@@ -8,7 +8,8 @@
 //
 // Goroutines: one per NBD address that accepts, one per running resource that
 // watches it for the status file, one that writes the status file, one that warns
-// of certificates that end, and those of the HTTP server. All end before Run returns.
+// of certificates that end, one that keeps the control socket, one that watches
+// descriptors, and those of the HTTP server. All end before Run returns.
 package daemon
 
 import (
@@ -80,14 +81,17 @@ func Run(ctx context.Context, opts Options, reload <-chan struct{}) error {
 	defer socket.release()
 	defer d.wg.Wait()
 	defer d.end()
+	d.shareDescriptors(locals)
 	for _, lr := range locals {
 		d.addUnit(lr)
 	}
-	d.wg.Go(func() { d.serveControl(socket.listener) })
+	d.wg.Go(func() { d.serveControl(socket) })
 	d.bringUp(ctx)
 	close(d.ready)
 	d.wg.Go(d.keepStatusFile)
 	d.wg.Go(d.watchCertificates)
+	d.wg.Go(d.watchDescriptors)
+	d.wg.Go(func() { d.endpoints.keepSockets(d.ctx, d.makeDir) })
 	d.announce("READY=1")
 	d.log.Info("ready", "socket", d.opts.Socket, "node", d.opts.Self.Node, "resources", len(locals), "version", d.opts.Version)
 	d.waitForEnd(ctx, reload)

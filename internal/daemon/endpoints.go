@@ -4,9 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"replicad/nbd"
 )
@@ -15,8 +21,9 @@ import (
 // name the same address share its server. All methods may be called from any
 // goroutine.
 type endpoints struct {
-	log *slog.Logger
-	wg  sync.WaitGroup // accepting goroutines
+	log        *slog.Logger
+	wg         sync.WaitGroup // accepting goroutines
+	clientsMax int            // per address; set before the first one opens
 
 	life sync.Mutex // held while addresses are opened and closed; comes before mu
 
@@ -26,8 +33,10 @@ type endpoints struct {
 
 // endpoint is one address with its server.
 type endpoint struct {
-	server *nbd.Server
-	users  int // exports; guarded by endpoints.life
+	server   *nbd.Server
+	users    int          // exports; guarded by endpoints.life
+	listener net.Listener // replaced when its name has gone; guarded by endpoints.life
+	said     string       // why that failed, as last logged; of keepSockets
 }
 
 func newEndpoints(log *slog.Logger) *endpoints {
@@ -56,7 +65,7 @@ func (s *endpoints) add(address string, e nbd.Export) error {
 
 // listen opens an address.
 func (s *endpoints) listen(address string) (*endpoint, error) {
-	server, err := nbd.NewServer(nbd.Config{Logger: s.log.With("nbd", address)})
+	server, err := nbd.NewServer(nbd.Config{Logger: s.log.With("nbd", address), ConnectionsMax: s.clientsMax})
 	if err != nil {
 		return nil, fmt.Errorf("serve %s: %w", address, err)
 	}
@@ -65,12 +74,70 @@ func (s *endpoints) listen(address string) (*endpoint, error) {
 		return nil, fmt.Errorf("serve NBD clients: %w", err)
 	}
 	s.warnIfPublic(address, l.Addr())
-	s.wg.Go(func() {
-		if err := server.Serve(l); !errors.Is(err, nbd.ErrServerClosed) {
-			s.log.Error("NBD clients are no longer accepted", "address", address, "err", err)
+	p := &endpoint{server: server, listener: l}
+	s.serve(p)
+	return p, nil
+}
+
+// serve accepts clients on the endpoint's listener until that or the server is
+// closed, which whoever closes it knows. Called with life held.
+func (s *endpoints) serve(p *endpoint) {
+	server, l := p.server, p.listener
+	s.wg.Go(func() { _ = server.Serve(l) })
+}
+
+// keepSockets makes unix sockets again whose name has gone, with the folder or
+// without; clients that are connected notice nothing. makeDir makes a
+// folder. It says each change once, and ends with ctx.
+func (s *endpoints) keepSockets(ctx context.Context, makeDir func(string) error) {
+	tick := time.NewTicker(socketEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
 		}
-	})
-	return &endpoint{server: server}, nil
+		s.life.Lock()
+		for address, p := range s.snapshot() {
+			s.keepSocket(address, p, makeDir)
+		}
+		s.life.Unlock()
+	}
+}
+
+func (s *endpoints) snapshot() map[string]*endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.open)
+}
+
+// keepSocket is called with life held.
+func (s *endpoints) keepSocket(address string, p *endpoint, makeDir func(string) error) {
+	path, isUnix := strings.CutPrefix(address, "unix:")
+	if !isUnix {
+		return
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return // there, or not to be known
+	}
+	err := makeDir(filepath.Dir(path))
+	var l net.Listener
+	if err == nil {
+		l, err = nbd.Listen(address)
+	}
+	if err != nil {
+		if err.Error() != p.said {
+			p.said = err.Error()
+			s.log.Error("the socket for NBD clients is gone and cannot be made again; clients that are connected go on", "address", address, "err", err)
+		}
+		return
+	}
+	s.log.Warn("the socket for NBD clients was removed and is made again", "address", address)
+	old := p.listener
+	p.said, p.listener = "", l
+	s.serve(p)
+	_ = old.Close()
 }
 
 func (s *endpoints) warnIfPublic(address string, bound net.Addr) {

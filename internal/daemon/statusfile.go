@@ -20,16 +20,14 @@ const (
 )
 
 // keepStatusFile keeps a file equal to what `replicad status` prints, and
-// removes it in the end: what is no longer true must not be read.
+// removes it in the end: what is no longer true must not be read. Whatever
+// happens to the file, replication goes on.
 func (d *Daemon) keepStatusFile() {
 	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
 	var file statusFile
 	for {
-		if err := file.write(d.statusPath(), d.procText(nil)); err != nil && !file.failing {
-			d.log.Warn("status file cannot be kept", "err", err)
-			file.failing = true
-		}
+		d.reportStatusFile(&file, file.write(d.statusPath(), d.procText(nil)))
 		select {
 		case <-tick.C:
 		case <-d.dirty:
@@ -41,6 +39,24 @@ func (d *Daemon) keepStatusFile() {
 	}
 }
 
+// reportStatusFile logs one line per change of condition, not one per attempt.
+func (d *Daemon) reportStatusFile(f *statusFile, err error) {
+	said := ""
+	if err != nil {
+		said = err.Error()
+	}
+	switch {
+	case said == f.said:
+		return
+	case err == nil:
+		d.log.Info("the status file is kept again", "file", f.path)
+	default:
+		d.log.Warn("the status file cannot be kept and is removed if possible; replication is not affected: "+
+			"make room, or the folder writable, or name another status-file", "file", f.path, "err", err)
+	}
+	f.said = said
+}
+
 func (d *Daemon) statusPath() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -50,45 +66,62 @@ func (d *Daemon) statusPath() string {
 // statusFile is a file that is only ever replaced as a whole. It belongs to one
 // goroutine.
 type statusFile struct {
-	path    string
-	failing bool // and said so
+	path string
+	said string // the error last logged, empty when all was well
 }
 
+// write replaces the file. On failure it removes what is there: a stale file
+// would be taken for the truth.
 func (f *statusFile) write(path string, text []byte) error {
 	if f.path != path {
 		f.remove()
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("make folder of status file: %w", err)
-		}
 		f.path = path
 	}
-	fresh := path + ".new"
+	err := f.replace(text)
+	if err != nil {
+		_ = os.Remove(f.fresh()) // half of it may be there, and take the room
+		f.remove()
+	}
+	return err
+}
+
+// writeFresh writes the text beside its place.
+func (f *statusFile) writeFresh(text []byte) error {
 	h, err := failpoint.Begin(failpoint.StatusWrite)
-	if err == nil {
-		err = os.WriteFile(fresh, text, 0o644)
-		h.End()
+	if err != nil {
+		return err
+	}
+	defer h.End()
+	return os.WriteFile(f.fresh(), text, 0o644)
+}
+
+// replace makes the folder if it is not there: it may be removed at any time.
+func (f *statusFile) replace(text []byte) error {
+	err := f.writeFresh(text)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
+			return fmt.Errorf("make folder of status file: %w", err)
+		}
+		err = f.writeFresh(text)
 	}
 	if err != nil {
 		return fmt.Errorf("write status file: %w", err)
 	}
-	h, err = failpoint.Begin(failpoint.StatusRename)
+	h, err := failpoint.Begin(failpoint.StatusRename)
 	if err == nil {
-		err = os.Rename(fresh, path)
+		err = os.Rename(f.fresh(), f.path)
 		h.End()
 	}
 	if err != nil {
 		return fmt.Errorf("replace status file: %w", err)
 	}
-	f.failing = false
 	return nil
 }
 
+func (f *statusFile) fresh() string { return f.path + ".new" }
+
 func (f *statusFile) remove() {
-	if f.path == "" {
-		return
+	if f.path != "" {
+		_ = os.Remove(f.path) // nobody is left to tell
 	}
-	if err := os.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return // nobody is left to tell
-	}
-	f.path = ""
 }
