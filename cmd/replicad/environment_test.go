@@ -24,6 +24,12 @@ import (
 
 const ownMountsEnv = "REPLICAD_TEST_OWN_MOUNTS"
 
+// environment is one case.
+type environment struct {
+	name string
+	run  func(*testing.T)
+}
+
 // environments counts the cases for the summary of a CI run.
 var environments atomic.Int64
 
@@ -37,10 +43,7 @@ func TestBadEnvironments(t *testing.T) {
 		inOwnMounts(t)
 		return
 	}
-	for _, c := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
+	for _, c := range append([]environment{
 		{"full tmpfs below a lone Primary", func(t *testing.T) { testFullAlone(t, tmpfsOn) }},
 		{"full ext4 below a lone Primary", func(t *testing.T) { testFullAlone(t, ext4On) }},
 		{"full file system below a Primary with a good peer", testFullWithPeer},
@@ -52,7 +55,7 @@ func TestBadEnvironments(t *testing.T) {
 		{"disk file cut while idle", testCutIdle},
 		{"disk file removed and put back while attached", testRemovedFile},
 		{"disk file shrunk or grown while down", testResizedWhileDown},
-	} {
+	}, daemonEnvironments...) {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t)
 			if !t.Failed() {

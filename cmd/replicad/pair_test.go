@@ -39,6 +39,7 @@ type testNode struct {
 	cmd    *exec.Cmd // the daemon; nil while it does not run
 	exited chan struct{}
 	client *nbd.Client
+	under  []string // what the daemon is started by, such as prlimit and its arguments
 }
 
 const (
@@ -152,7 +153,9 @@ func (n *testNode) start() error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command("replicad", n.args("run", "--stop-timeout", "15")...)
+	line := append(n.under[:len(n.under):len(n.under)], "replicad")
+	line = append(line, n.args("run", "--stop-timeout", "15")...)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

@@ -1,0 +1,6 @@
+//go:build race
+
+package main
+
+// raceDetector: its shadow memory makes figures of memory meaningless.
+const raceDetector = true
