@@ -95,10 +95,20 @@ func (r *Resource) runHandler(call *handlerCall) int {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = handlerLinger
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		ordinaryVictim(cmd.Process.Pid)
+		err = cmd.Wait()
+	}
 	code := exitCode(err)
 	r.log.Info("handler ended", "handler", call.action.Name, "exit", code, "err", err, "output", out.String())
 	return code
+}
+
+// ordinaryVictim takes from a handler what it inherited of the daemon's
+// protection from the out-of-memory killer. It matters little if that fails.
+func ordinaryVictim(pid int) {
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("0"), 0)
 }
 
 func exitCode(err error) int {

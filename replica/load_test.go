@@ -218,13 +218,14 @@ func (c Config) limitRequests() int {
 	return c.Limits.Requests
 }
 
-// TestNothingAllocatedPerRequest covers 4 KiB reads and writes, alone and mirrored.
+// TestNothingAllocatedPerRequest covers 4 KiB reads and writes, alone and
+// mirrored under each protocol. Both nodes are in this process, so what the peer
+// allocates counts as well.
 func TestNothingAllocatedPerRequest(t *testing.T) {
-	for _, alone := range []bool{true, false} {
-		name := map[bool]string{true: "standalone", false: "connected"}[alone]
+	for name, protocol := range map[string]byte{"standalone": 'C', "connected A": 'A', "connected B": 'B', "connected C": 'C'} {
 		t.Run(name, func(t *testing.T) {
-			a, b := newSyncedPair(t, 'C')
-			if alone {
+			a, b := newSyncedPair(t, protocol)
+			if name == "standalone" {
 				b.must("disconnect", b.Disconnect(testCtx(t), true))
 				a.must("disconnect", a.Disconnect(testCtx(t), true))
 			}

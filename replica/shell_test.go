@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -43,6 +45,27 @@ func TestHandlersRunInOrderWithDRBDsEnvironment(t *testing.T) {
 	want := "r0 0 0 ipv4 127.0.0.1 peer /etc/replicad.conf\nafter\n"
 	if got, err := os.ReadFile(log); err != nil || string(got) != want {
 		t.Errorf("handlers wrote %q (%v), want %q", got, err, want)
+	}
+}
+
+// TestHandlersAreOrdinaryVictims: a handler does not inherit the daemon's
+// protection from the out-of-memory killer.
+func TestHandlersAreOrdinaryVictims(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	score := fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid)
+	if err := os.WriteFile(score, []byte("500"), 0); err != nil { // any score but 0, which needs no privilege
+		t.Fatal(err)
+	}
+	ordinaryVictim(cmd.Process.Pid)
+	if text, err := os.ReadFile(score); err != nil || string(text) != "0\n" {
+		t.Errorf("score %q (%v)", text, err)
 	}
 }
 

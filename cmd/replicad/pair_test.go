@@ -40,6 +40,8 @@ type testNode struct {
 	exited chan struct{}
 	client *nbd.Client
 	under  []string // what the daemon is started by, such as prlimit and its arguments
+
+	runFlags []string // further flags of run
 }
 
 const (
@@ -155,6 +157,7 @@ func (n *testNode) start() error {
 	defer func() { _ = log.Close() }()
 	line := append(n.under[:len(n.under):len(n.under)], "replicad")
 	line = append(line, n.args("run", "--stop-timeout", "15")...)
+	line = append(line, n.runFlags...)
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

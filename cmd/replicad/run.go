@@ -22,6 +22,7 @@ import (
 type runCmd struct {
 	LogFormat   string `name:"log-format" enum:"text,json" default:"text" help:"text or json."`
 	LogLevel    string `name:"log-level" enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error."`
+	LockMemory  bool   `name:"lock-memory" help:"Let no memory in use be swapped out (where swap may lie on a device served here)."`
 	StopTimeout string `name:"stop-timeout" default:"60" placeholder:"SECONDS" help:"How long an orderly shutdown may take (60)."`
 }
 
@@ -49,6 +50,8 @@ func (c *runCmd) Run(a *app) error {
 			"rules", rules, "from", failpoint.Env)
 	}
 	ctx, reload := a.daemonSignals()
+	log := slog.New(c.logHandler(a))
+	daemon.ProtectProcess(log, c.LockMemory)
 	err = daemon.Run(ctx, daemon.Options{
 		ConfigPath: path, Self: self, Socket: socket, Version: version,
 		StopTimeout: stopTimeout, Log: log,

@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +36,7 @@ var daemonEnvironments = []environment{
 	{"another process on the NBD socket", testForeignSocket},
 	{"descriptor limit", testDescriptorLimit},
 	{"descriptor limit too low to serve", testDescriptorLimitTiny},
+	{"shortage of memory", testProtection},
 }
 
 // testFailedWriteBack: the kernel takes a write and cannot store it later. The
@@ -318,6 +321,68 @@ func testSocketFolderRemoved(t *testing.T) {
 		t.Fatal(code, err)
 	}
 	awaitGone(t, filepath.Join(p.dir, "run", "a.nbd"))
+}
+
+// testProtection: what the daemon asks of the kernel against a shortage of
+// memory is granted, or it says what was not.
+func testProtection(t *testing.T) {
+	p := newPair(t, shortTempDir(t))
+	if err := p.write(nil); err != nil {
+		t.Fatal(err)
+	}
+	n := p.be1()
+	n.runFlags = []string{"--lock-memory"}
+	writeSome(t, n, p.startAlone())
+	if n.memory(t, "VmLck") == 0 {
+		t.Error("no memory is locked")
+	}
+	t.Logf("%d of %d KiB are in memory", n.memory(t, "VmRSS"), n.memory(t, "VmLck"))
+	if !mayRaiseLimits(t) {
+		n.says("protection against a shortage of memory is not complete.*out-of-memory score")
+		return
+	}
+	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", n.cmd.Process.Pid))
+	if err != nil || string(score) != "-900\n" {
+		t.Errorf("out-of-memory score %q (%v)", score, err)
+	}
+	if strings.Contains(n.log(), "mark threads as I/O flushers: operation not supported") {
+		return // linked with cgo for this test; the program is not
+	}
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", n.cmd.Process.Pid))
+	if err != nil || len(stats) < 3 {
+		t.Fatalf("threads %v (%v)", stats, err)
+	}
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		const noIO = 0x00080000 // PF_MEMALLOC_NOIO of include/linux/sched.h
+		_, rest, _ := strings.Cut(string(text), ") ")
+		flags, err2 := strconv.ParseUint(strings.Fields(rest)[6], 10, 64)
+		if err := errors.Join(err, err2); err != nil || flags&noIO == 0 {
+			t.Errorf("thread %s has flags %#x (%v)", stat, flags, err)
+		}
+	}
+}
+
+// mayRaiseLimits reports whether root here has CAP_SYS_RESOURCE; in containers
+// it often has not.
+func mayRaiseLimits(t *testing.T) bool {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`CapEff:\s+([0-9a-f]+)`).FindSubmatch(text)
+	if m == nil {
+		t.Fatal("no CapEff")
+	}
+	caps, err := strconv.ParseUint(string(m[1]), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return caps&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
 
 func longName(dir string) string { return filepath.Join(dir, strings.Repeat("n", 108-len(dir)-1)) }

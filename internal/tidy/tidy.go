@@ -94,7 +94,7 @@ type goFile struct {
 }
 
 var goRules = []func(*goFile){
-	checkSizes, checkPackageName, checkPure, checkArrows, checkErrorf, checkDocs, checkMarkers,
+	checkSizes, checkPackageName, checkPure, checkArrows, checkErrorf, checkDocs, checkMarkers, checkClock,
 }
 
 func parse(r *report, name string, src []byte) (*goFile, error) {
