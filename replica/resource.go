@@ -30,9 +30,10 @@ type Resource struct {
 	alarm  alarm
 	feed   feed // state changes, for those who watch
 
-	stop context.CancelFunc // ends everything that waits for stopped
-	done context.Context
-	wg   sync.WaitGroup // every goroutine of the resource
+	stop    context.CancelFunc // ends everything that waits for stopped
+	done    context.Context
+	wg      sync.WaitGroup // every goroutine of the resource
+	watched chan struct{}  // closed when watchDisks has ended, which a hung file system can prevent
 
 	// mu guards the core and everything the core's actions change at once: the
 	// fields below, Volume's guarded fields and line's. It is never held over I/O.
@@ -62,6 +63,7 @@ func New(cfg Config) (*Resource, error) {
 		open: cfg.OpenDevice, abort: exitOnBrokenInvariant,
 	}
 	r.done, r.stop = context.WithCancel(context.Background())
+	r.watched = make(chan struct{})
 	r.answers = make(map[uint64]chan commandAnswer)
 	r.handlers = make(chan handlerCall, handlersMax)
 	r.bufs = newBuffers(cfg.Limits.Requests, cfg.Limits.PayloadBytes)
@@ -125,7 +127,10 @@ func (r *Resource) startGoroutines() {
 	r.wg.Go(r.notifySent)
 	r.wg.Go(r.runHandlers)
 	r.wg.Go(r.writeLogs)
-	r.wg.Go(r.watchDisks)
+	go func() {
+		defer close(r.watched)
+		r.watchDisks()
+	}()
 }
 
 // randomBits supplies generation ids and nonces. crypto/rand cannot fail on a

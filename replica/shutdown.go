@@ -119,6 +119,11 @@ func (r *Resource) halt(ctx context.Context) error {
 		// A disk that does not answer holds a worker; nothing can stop that.
 		return fmt.Errorf("wait for disk operations: %w", err)
 	}
+	select {
+	case <-r.watched:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the look at the disks: %w", context.Cause(ctx))
+	}
 	for _, v := range r.vols {
 		v.work.end()
 		v.endMeta()

@@ -74,17 +74,18 @@ const RoomMin = 1 << 20
 // Inspect looks at what no read or write tells in time. It returns an error
 // that matches [ErrClosed] after Close, or that of the system call.
 func (f *File) Inspect() (Condition, error) {
+	// The name may lead through a file system that hangs: that must not hold up Close.
+	var own, named unix.Stat_t
+	missing := unix.Stat(f.path, &named)
 	f.life.RLock()
 	defer f.life.RUnlock()
 	if f.fd < 0 {
 		return Condition{}, f.opError("inspect", ErrClosed)
 	}
-	var own, named unix.Stat_t
 	if err := unix.Fstat(f.fd, &own); err != nil {
 		return Condition{}, f.opError("inspect", err)
 	}
-	err := unix.Stat(f.path, &named)
-	c := Condition{Moved: err == unix.ENOENT || err == nil && (own.Dev != named.Dev || own.Ino != named.Ino)}
+	c := Condition{Moved: missing == unix.ENOENT || missing == nil && (own.Dev != named.Dev || own.Ino != named.Ino)}
 	if f.block {
 		c.Moved = false // device nodes may come and go
 		return c, nil
