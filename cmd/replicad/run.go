@@ -50,7 +50,6 @@ func (c *runCmd) Run(a *app) error {
 			"rules", rules, "from", failpoint.Env)
 	}
 	ctx, reload := a.daemonSignals()
-	log := slog.New(c.logHandler(a))
 	daemon.ProtectProcess(log, c.LockMemory)
 	err = daemon.Run(ctx, daemon.Options{
 		ConfigPath: path, Self: self, Socket: socket, Version: version,
