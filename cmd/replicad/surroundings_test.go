@@ -23,6 +23,7 @@ import (
 var daemonEnvironments = []environment{
 	{"failed write-back below a lone Primary", testFailedWriteBack},
 	{"failing meta-disk", testFailingMetaDisk},
+	{"disk with external metadata resized while down", testExternalResized},
 	{"sparse metadata on a full file system", testSparseMetadata},
 	{"status file on a full file system", testStatusFileFull},
 	{"status file on a read-only file system", testStatusFileReadOnly},
@@ -96,6 +97,41 @@ func testFailingMetaDisk(t *testing.T) {
 	writeSome(t, p.be1(), c)
 	p.be1().awaitDisks("Diskless/UpToDate")
 	p.be1().says("metadata write failed, the disk is detached.*(read-only file system|input/output error)")
+}
+
+// testExternalResized: the metadata is found and knows how large the disk was.
+func testExternalResized(t *testing.T) {
+	p := newPair(t, shortTempDir(t))
+	if err := p.write(map[string]string{"SIZE": "24"}); err != nil {
+		t.Fatal(err)
+	}
+	p.edit(`disk "DIR/a.img";`, `disk "DIR/a.img"; flexible-meta-disk "DIR/a.meta";`)
+	n := p.be1()
+	if err := truncate(filepath.Join(p.dir, "a.meta"), 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	writeSome(t, n, p.startAlone())
+	n.hangUp()
+	awaitNoClient(t, n)
+	n.must("down", "r0")
+	for _, mib := range []int64{20, 28} {
+		if err := os.Truncate(n.file("img"), mib<<20); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := n.run("up", "r0")
+		if refused := code == 10 && strings.Contains(stderr, "(111)"); refused != (mib < 24) {
+			t.Errorf("up with %d MiB instead of 24: exit code %d: %s", mib, code, stderr)
+		}
+		if mib < 24 {
+			n.must("down", "r0")
+		}
+	}
+	n.must("primary", "r0")
+	c := n.dial()
+	if c.Size() != 24<<20 {
+		t.Errorf("the device has %d bytes, not what was agreed", c.Size())
+	}
+	writeSome(t, n, c)
 }
 
 // testSparseMetadata: an image whose metadata became holes, as a sparse copy
