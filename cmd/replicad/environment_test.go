@@ -30,6 +30,21 @@ type environment struct {
 	run  func(*testing.T)
 }
 
+// diskEnvironments are the cases around the files below the disks.
+var diskEnvironments = []environment{
+	{"full tmpfs below a lone Primary", func(t *testing.T) { testFullAlone(t, tmpfsOn) }},
+	{"full ext4 below a lone Primary", func(t *testing.T) { testFullAlone(t, ext4On) }},
+	{"full file system below a Primary with a good peer", testFullWithPeer},
+	{"full file system below a Secondary", testFullSecondary},
+	{"file system goes read-only below a Primary with a good peer", testReadOnlyUnderneath},
+	{"file system goes read-only below a lone Primary", testReadOnlyAlone},
+	{"read-only file system at attach", testReadOnlyAttach},
+	{"disk file cut while attached", testCutFile},
+	{"disk file cut while idle", testCutIdle},
+	{"disk file removed and put back while attached", testRemovedFile},
+	{"disk file shrunk or grown while down", testResizedWhileDown},
+}
+
 // environments counts the cases for the summary of a CI run.
 var environments atomic.Int64
 
@@ -43,32 +58,23 @@ func TestBadEnvironments(t *testing.T) {
 		inOwnMounts(t)
 		return
 	}
-	for _, c := range append([]environment{
-		{"full tmpfs below a lone Primary", func(t *testing.T) { testFullAlone(t, tmpfsOn) }},
-		{"full ext4 below a lone Primary", func(t *testing.T) { testFullAlone(t, ext4On) }},
-		{"full file system below a Primary with a good peer", testFullWithPeer},
-		{"full file system below a Secondary", testFullSecondary},
-		{"file system goes read-only below a Primary with a good peer", testReadOnlyUnderneath},
-		{"file system goes read-only below a lone Primary", testReadOnlyAlone},
-		{"read-only file system at attach", testReadOnlyAttach},
-		{"disk file cut while attached", testCutFile},
-		{"disk file cut while idle", testCutIdle},
-		{"disk file removed and put back while attached", testRemovedFile},
-		{"disk file shrunk or grown while down", testResizedWhileDown},
-	}, daemonEnvironments...) {
-		t.Run(c.name, func(t *testing.T) {
-			c.run(t)
-			if !t.Failed() {
-				environments.Add(1)
-			}
-		})
-	}
+	t.Run("all", func(t *testing.T) {
+		for _, c := range append(diskEnvironments, daemonEnvironments...) {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel() // most of their time is waiting
+				c.run(t)
+				if !t.Failed() {
+					environments.Add(1)
+				}
+			})
+		}
+	})
 	fmt.Printf("figure: bad-environments %d\n", environments.Load())
 }
 
 func inOwnMounts(t *testing.T) {
 	cmd := exec.Command(reqtool.Path(t, "unshare"), "--mount", "--propagation", "private",
-		os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1", "-test.timeout=5m")
+		os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1", "-test.parallel=4", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), ownMountsEnv+"=1")
 	out, err := cmd.CombinedOutput()
 	for line := range strings.Lines(string(out)) {
