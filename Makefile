@@ -50,7 +50,7 @@ tidy: ## the house rules alone (internal/tidy)
 
 sim: ## simulated pairs: SEEDS=1000 seeds, or replay of one with SEED=n
 ifeq ($(SEED),)
-	$(GO) test -count=1 -timeout $(TIMEOUT) ./replica/sim -seeds=$(SEEDS)
+	$(GO) test -count=1 -timeout $(TIMEOUT) -v -run '^TestSim$$' ./replica/sim -seeds=$(SEEDS)
 else
 	$(GO) test -count=1 -timeout $(TIMEOUT) -v ./replica/sim -seed=$(SEED)
 endif

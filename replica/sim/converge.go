@@ -48,14 +48,14 @@ func (w *World) enough() bool {
 func (w *World) converge() {
 	w.tracef("phase two")
 	w.calm = true
-	w.opt.Rate, w.opt.ResyncMax = 1<<30, 8<<20 // what is left is to be copied soon
+	w.opt.Rate, w.opt.ResyncMax = 1<<40, 64<<20 // what is left is to be copied soon
 	w.opt.LinkDelay, w.opt.DiskDelay = min(w.opt.LinkDelay, 300*microsecond), min(w.opt.DiskDelay, 300*microsecond)
 	limit := w.now + convergeTime
 	w.healAll()
 	for _, n := range w.nodes {
 		n.repair()
 	}
-	for w.failure == nil && !w.run(w.now+settleTime, w.good) {
+	for w.failure == nil && !w.becomesGood() {
 		if w.failure != nil {
 			return
 		}
@@ -69,6 +69,22 @@ func (w *World) converge() {
 		w.run(w.now+settleTime, w.quiet)
 		w.finalCheck()
 	}
+}
+
+// becomesGood waits for the pair to be good, at most settleTime, or until
+// nothing but pings has happened for a while.
+func (w *World) becomesGood() bool {
+	const step = 2500 * millisecond // more than any timeout of a link
+	for limit := w.now + settleTime; w.now < limit; {
+		before := w.progress()
+		if w.run(w.now+step, w.good) {
+			return true
+		}
+		if w.failure != nil || w.quiet() && w.progress() == before {
+			return false
+		}
+	}
+	return false
 }
 
 // repair makes a node's hardware good and its process run.

@@ -94,6 +94,10 @@ var families = [][]fault{
 	{faultDetach, faultInvalidate, faultInvalidateRemote, faultOutdate, faultDisconnect},
 }
 
+// helps are what still happens once the accidents of a run are over and there
+// was little for them to happen to.
+var helps = []fault{faultHeal, faultStart, faultPromote, faultConnect, faultAttach}
+
 // chaosTurn makes one accident happen and sets the time of the next.
 func (w *World) chaosTurn() {
 	if w.calm {
@@ -104,6 +108,9 @@ func (w *World) chaosTurn() {
 		return
 	}
 	f := w.drawFault()
+	if w.accidents < 0 && w.chance(0.7) {
+		f = pick(w.rng, helps...)
+	}
 	n := w.nodes[w.rng.IntN(2)]
 	w.count.Faults[f]++
 	w.tracef("accident %s at %s", faultNames[f], n.name())
@@ -172,7 +179,7 @@ func (w *World) healAll() {
 		w.net.heal(w, i)
 	}
 	for _, l := range w.net.links {
-		l.lag = [2]core.Duration{}
+		l.lag, l.silentTill = [2]core.Duration{}, 0
 	}
 }
 

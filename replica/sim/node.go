@@ -35,6 +35,7 @@ type node struct {
 	plans    []core.Command // commands to give later
 	heldBack bool           // a reader waits for room
 	stopping bool           // the clients are being sent away for a demotion
+	discards bool           // it was told to give up its data at the next connect
 	pausedAt core.Time      // until then it could not do what it is watched for
 	resets   int            // connects and attaches by command, which reset counters
 	syncDied bool           // its last process died in a resync

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,10 @@ var (
 // coverageSeeds is how many seeds must reach every interesting situation.
 const coverageSeeds = 1000
 
+// garbagePercent lets the heap grow further than usual between collections:
+// worlds are small and short-lived.
+const garbagePercent = 800
+
 // failuresMax is how many failing seeds end a run.
 const failuresMax = 25
 
@@ -31,9 +36,12 @@ func TestSim(t *testing.T) {
 		replay(t, *seedFlag)
 		return
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(garbagePercent))
 	start := time.Now()
 	total, reached, failed := runSeeds(*firstFlag, *seedsFlag, failuresMax)
-	t.Logf("%s in %.1f s", summarise(*seedsFlag, &total), time.Since(start).Seconds())
+	seconds := time.Since(start).Seconds()
+	t.Logf("%s in %.1f s, %.0f seeds/s", summarise(*seedsFlag, &total), seconds, float64(*seedsFlag)/seconds)
+	figures(*seedsFlag, &total)
 	t.Logf("situations reached:\n%v", &reached)
 	for _, f := range failed {
 		t.Error(f)
@@ -75,6 +83,16 @@ func runSeeds(first uint64, seeds, failures int) (total Counts, reached marks, f
 	}
 	workers.Wait()
 	return total, reached, failed
+}
+
+// figures prints what a run did for the summary of a build.
+func figures(seeds int, c *Counts) {
+	fmt.Printf("figure: sim-seeds %d\n", seeds)
+	fmt.Printf("figure: sim-events %d\n", c.Steps)
+	fmt.Printf("figure: sim-checks %d\n", c.Checks)
+	for f, n := range c.Faults {
+		fmt.Printf("figure: sim-fault-%s %d\n", faultNames[f], n)
+	}
 }
 
 func summarise(seeds int, c *Counts) string {

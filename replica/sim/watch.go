@@ -53,6 +53,7 @@ func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	}
 	if now.Conn == core.Connected && old.Conn == core.WFReportParams {
 		w.oracle.Allow(n.id, v.id, false)
+		n.discards = false
 	}
 	if now.Conn == core.Connected {
 		w.resyncEnded(n, v, old, now)
@@ -282,9 +283,10 @@ func (w *World) ordered(n *node, c *core.Command, yes bool) {
 		}
 		switch {
 		case c.Kind == core.CmdInvalidate, c.Kind == core.CmdConnect && c.Discard:
-			w.oracle.Allow(n.id, v.id, yes)
+			n.discards = n.discards || c.Kind == core.CmdConnect
+			w.oracle.Allow(n.id, v.id, yes || n.discards)
 		case c.Kind == core.CmdInvalidateRemote:
-			w.oracle.Allow(1-n.id, v.id, yes)
+			w.oracle.Allow(1-n.id, v.id, yes || n.peer().discards)
 		}
 	}
 }
