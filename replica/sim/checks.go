@@ -14,11 +14,15 @@ const watchPause = 20 * millisecond
 const commandTime = 100 * second
 
 // concluded: node n's handshake has decided for a volume. When both ends of a
-// session have, one is what the other is a mirror image of (P17).
-func (w *World) concluded(n *node, vol int, verdict core.Conn) {
+// session have, and both said what still held then, one verdict is the mirror
+// image of the other (P17).
+func (w *World) concluded(n *node, vol int, before core.State, verdict core.Conn) {
 	for _, l := range w.net.links {
 		if l.ends[n.id].state != endAlive || n.vols[vol].st.Disk <= core.Failed {
 			continue // a disk may go between what it said and what it heard
+		}
+		if said := l.said[n.id][vol]; said.Disk != before.Disk || said.Role != before.Role {
+			continue // a disk went while the two were talking
 		}
 		l.verdicts[n.id][vol] = verdict
 		other := l.verdicts[1-n.id][vol]
@@ -45,11 +49,13 @@ func mirrorOf(c core.Conn) core.Conn {
 	return c
 }
 
-// noteCounters remembers what end i had sent and received when its session began.
-func (net *network) noteCounters(w *World, l *link, i int) {
+// sessionBegins remembers what end i had sent and received before, and what it
+// is going to say about itself.
+func (net *network) sessionBegins(w *World, l *link, i int) {
 	l.resets[i] = w.nodes[i].resets
 	for vol, s := range w.nodes[i].core.Status().Volumes {
 		l.sentAt[i][vol], l.gotAt[i][vol] = s.Counters.Sent, s.Counters.Received
+		l.said[i][vol] = s.State
 	}
 }
 

@@ -138,7 +138,7 @@ func (w *World) markCrash(n *node) {
 // markState notes what a state change shows.
 func (w *World) markState(n *node, v *volume, old, now core.State) {
 	if old.Conn == core.WFReportParams && now.Conn >= core.Connected {
-		w.concluded(n, v.id, now.Conn)
+		w.concluded(n, v.id, old, now.Conn)
 	}
 	if now.Role == core.Primary && now.Conn == core.SyncTarget {
 		w.reached.hit(markPrimaryTarget)

@@ -36,6 +36,7 @@ type link struct {
 	silentTill core.Time        // until then nobody tells an end that the other is gone
 	resetAfter int              // frames until it breaks, 0 = never
 	verdicts   [2][]core.Conn   // by end and volume: what the handshake decided
+	said       [2][]core.State  // by end and volume: its state when the session began
 	sentAt     [2][]uint64      // by end and volume: counters when the session began
 	gotAt      [2][]uint64
 	resets     [2]int
@@ -217,7 +218,7 @@ func (net *network) newLink(w *World) *link {
 	token := w.coin()
 	for i := range l.ends {
 		l.ends[i].token = token == (i == 0)
-		l.verdicts[i] = make([]core.Conn, w.opt.Volumes)
+		l.verdicts[i], l.said[i] = make([]core.Conn, w.opt.Volumes), make([]core.State, w.opt.Volumes)
 		l.sentAt[i], l.gotAt[i] = make([]uint64, w.opt.Volumes), make([]uint64, w.opt.Volumes)
 	}
 	if !w.calm {
@@ -284,7 +285,7 @@ func (net *network) endUp(w *World, arg uint64) {
 	if n.dial == e.session {
 		n.dial = 0
 	}
-	net.noteCounters(w, l, i)
+	net.sessionBegins(w, l, i)
 	n.event(core.Event{Kind: core.EvLinkUp, Session: e.session, Token: e.token})
 	for c := range 2 {
 		net.move(w, l, 1-i, c)
