@@ -1,6 +1,10 @@
 package core
 
-import "testing"
+import (
+	"testing"
+
+	"replicad/wire"
+)
 
 // fullDisk makes node x's next local write end with IONoSpace.
 func (x *testNode) fullDisk(buf Buf, block uint64) {
@@ -33,4 +37,33 @@ func TestNoSpace(t *testing.T) {
 	}
 	a.expect("cs:Connected ro:Primary/Secondary ds:Diskless/UpToDate")
 	b.expect("ds:UpToDate/Diskless")
+}
+
+// TestNoSpaceDuringResync: a write that the target of a resync took and the
+// source's full disk did not must stay marked, also when the resync of its
+// block is being confirmed at that moment.
+func TestNoSpaceDuringResync(t *testing.T) {
+	p, a, b := syncedPair(t, 'C')
+	p.breakLink(DropPing)
+	a.write(1, 7)
+	first := true
+	a.onSend = func(k wire.Kind) {
+		if k == wire.KindResyncReply && first {
+			first, a.noSpace = false, true
+			a.push(Event{Kind: EvWrite, Buf: 2, Off: 7 * 4096, Len: 4096})
+		}
+	}
+	resyncs := a.sent[wire.KindSyncUUID]
+	p.heal()
+	p.advance(3e9)
+	if a.results[2] != IONoSpace {
+		t.Fatalf("write to a full disk during a resync: %v", a.results[2])
+	}
+	a.noSpace = false
+	p.advance(3e9)
+	a.expect("ds:UpToDate/UpToDate")
+	b.expect("ds:UpToDate/UpToDate")
+	if n := a.sent[wire.KindSyncUUID] - resyncs; n != 2 {
+		t.Errorf("%d resyncs; the block that differs needs a second", n)
+	}
 }

@@ -240,6 +240,12 @@ func (n *Node) diskDone(o *op, e *Event) {
 		// notices nothing.
 		o.noSpace = true
 		n.setBits(v, o.first, o.last)
+		if o.seq != 0 && o.session == n.link.session && n.link.up {
+			// A resync target took the write that we did not. An answer that is
+			// on its way would clear the mark with those of the resync: meet anew.
+			n.abortSync(v)
+			n.drop(DropReconnect)
+		}
 	default:
 		n.diskFailed(v, fmt.Sprintf("%s at %d+%d", verbNames[o.verb], o.off, o.len))
 	}

@@ -36,6 +36,7 @@ type testNode struct {
 	sent    map[wire.Kind]int
 	nextBuf Buf
 	noSpace bool // local writes find the disk full
+	onSend  func(wire.Kind)
 }
 
 func newPair(t *testing.T, protocol byte) *pair {
@@ -88,6 +89,9 @@ func (x *testNode) perform(a Action, peer *testNode) {
 	switch a.Kind {
 	case ActSend:
 		x.sent[a.Msg.Kind]++
+		if x.onSend != nil {
+			x.onSend(a.Msg.Kind)
+		}
 		if x.p.cut {
 			return
 		}
