@@ -170,6 +170,9 @@ func (k *backing) attachment(cfg VolumeConfig) (*core.Attachment, error) {
 	a := &core.Attachment{
 		Super: coreSuper(&super), Disk: uint64(k.store.Usable().Bytes()), User: cfg.Size, ALSlots: k.logSlots(cfg.ALExtents),
 	}
+	if err := k.store.CheckSize(); err != nil {
+		return nil, metaFailure(err)
+	}
 	if a.Super.Size > 0 {
 		a.Bitmap = bitmap.New((a.Super.Size + bitmap.BlockSize - 1) / bitmap.BlockSize)
 		if err := k.store.ReadBitmap(a.Bitmap); err != nil {

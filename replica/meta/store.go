@@ -85,6 +85,16 @@ func (s *Store) Reserve() error {
 	return nil
 }
 
+// CheckSize returns a *MisfitError if the last agreed size is more than the
+// device holds (failure 111). Whoever makes room for a bitmap of that size asks
+// first: metadata that another tool wrote has no checksum.
+func (s *Store) CheckSize() error {
+	if usable := s.Usable(); s.super.LaSize > usable {
+		return &MisfitError{What: "last agreed size in sectors", Found: int64(s.super.LaSize), Expected: int64(usable)}
+	}
+	return nil
+}
+
 // Attach takes the metadata into use: the log's ring is empty, and the
 // superblock carries the magic that makes every tool ask for ApplyAL before
 // it believes the bitmap again. It returns ErrUnclean if the log has not been
@@ -97,8 +107,8 @@ func (s *Store) Attach() error {
 	if !s.super.Clean() {
 		return ErrUnclean
 	}
-	if usable := s.Usable(); s.super.LaSize > usable {
-		return &MisfitError{What: "last agreed size in sectors", Found: int64(s.super.LaSize), Expected: int64(usable)}
+	if err := s.CheckSize(); err != nil {
+		return err
 	}
 	// A stale record would be taken for one of the life that begins now.
 	if err := s.clearRing(); err != nil {
