@@ -121,6 +121,9 @@ func (m *metaStore) attach() (*core.Attachment, error) {
 	if block, differs := firstDifference(want, m.marks.Present(m.dev), m.blocks); differs {
 		return nil, fmt.Errorf("%w: after the log was applied, block %d is marked or not as it should not be", errOracle, block)
 	}
+	if err := st.CheckSize(); err != nil {
+		return nil, err
+	}
 	s := st.Super()
 	a := &core.Attachment{Super: coreSuper(&s), Disk: uint64(st.Usable().Bytes()), ALSlots: len(m.used)}
 	if a.Super.Size > 0 {

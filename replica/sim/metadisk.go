@@ -31,6 +31,8 @@ type metaDisk struct {
 	rng    *rand.Rand
 	change func(first, count uint32) // is told what an operation touched
 
+	past []past // what writes replaced
+
 	recording bool
 	record    []metaOp
 	budget    int               // operations until the machine stops; negative: it does not
@@ -213,6 +215,7 @@ func (m *metaDisk) Sync() error {
 
 // effect lets a write reach the cache; of one that fails, some sectors.
 func (m *metaDisk) effect(op *metaOp) {
+	m.remember(op)
 	for i, c := range op.data {
 		s := op.first + uint32(i)
 		if op.fails && m.rng.Uint64()&1 == 0 {

@@ -172,6 +172,9 @@ func (n *node) crash(power bool) {
 		v.meta.crash(power)
 		v.attached, v.tainted = false, true
 		v.st = core.State{Role: core.Secondary}
+		if !w.script {
+			w.toldLies(n, v)
+		}
 	}
 	w.recompare()
 	w.oracle.Crashed(w.stamp(), n.id, whole, n.images())

@@ -35,6 +35,7 @@ const (
 type World struct {
 	opt    Options
 	rng    *rand.Rand
+	lies   *rand.Rand // draws apart: lies are told to copies and change nothing
 	now    core.Time
 	clock  clock
 	nodes  [2]*node
@@ -64,6 +65,9 @@ type Counts struct {
 	Checks   int // blocks and sectors the oracle compared
 	Faults   [faultEnd]int
 	Ills     [illEnd]int // of faultDiskError
+	Lies     [lieEnd]int // told about metadata at rest
+
+	Noticed, Unnoticed int // lies that were refused, and those that nobody can notice
 }
 
 func (c *Counts) add(o *Counts) {
@@ -74,6 +78,11 @@ func (c *Counts) add(o *Counts) {
 	for i := range c.Faults {
 		c.Faults[i] += o.Faults[i]
 	}
+	for i := range c.Lies {
+		c.Lies[i] += o.Lies[i]
+	}
+	c.Noticed += o.Noticed
+	c.Unnoticed += o.Unnoticed
 	for i := range c.Ills {
 		c.Ills[i] += o.Ills[i]
 	}
@@ -98,6 +107,7 @@ func newWorld(opt Options, trace func(string)) *World {
 		rng:   rand.New(rand.NewPCG(opt.Seed, 0x7265706c69636164)),
 		trace: trace,
 		seen:  make(map[uint64]core.Time),
+		lies:  rand.New(rand.NewPCG(opt.Seed, 0x6c696573)),
 	}
 	w.oracle = oracle.New(opt.Protocol, w.fail)
 	for i := range w.nodes {

@@ -42,6 +42,7 @@ func TestSim(t *testing.T) {
 	seconds := time.Since(start).Seconds()
 	t.Logf("%s in %.1f s, %.0f seeds/s", summarise(*seedsFlag, &total), seconds, float64(*seedsFlag)/seconds)
 	figures(*seedsFlag, &total)
+	diskFigures(&total)
 	t.Logf("situations reached:\n%v", &reached)
 	for _, f := range failed {
 		t.Error(f)

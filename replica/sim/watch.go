@@ -184,10 +184,10 @@ func (w *World) wrote(n *node, v *volume, r *request) {
 	if own != peer {
 		w.tracef("write %d at sector %d+%d of volume %d is good on one disk only: %v", r.write, r.first, r.count, r.vol, holds)
 	}
-	alone := own && !peer && w.sharesGeneration(n, v)
+	shared := own && !peer && w.sharesGeneration(n, v) || peer && !own && w.sharesGeneration(n.peer(), v)
 	tail := r.sent && w.opt.Protocol != 'C'
-	w.oracle.Completed(w.stamp(), r.write, holds, alone && tail)
-	if alone && !tail {
+	w.oracle.Completed(w.stamp(), r.write, holds, shared && tail)
+	if shared && own && !tail {
 		w.aloneInGeneration(n, r)
 	}
 	if own {
@@ -218,11 +218,11 @@ func (w *World) aloneInGeneration(n *node, r *request) {
 	}
 }
 
-// sharesGeneration reports that after a crash both nodes may call data of one
-// generation good.
+// sharesGeneration reports that after a crash the peer may call data of a
+// generation good that is n's too.
 func (w *World) sharesGeneration(n *node, v *volume) bool {
 	const good = oracle.FlagConsistent | oracle.FlagWasUpToDate
-	for _, own := range v.meta.marks.Supers() {
+	for _, own := range n.vols[v.id].meta.marks.Supers() {
 		for _, other := range n.peer().vols[v.id].meta.marks.Supers() {
 			if other.Has(good) && other.Current&^1 == own.Current&^1 && own.Current&^1 != core.UUIDJustCreated {
 				return true

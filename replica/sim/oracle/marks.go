@@ -216,6 +216,19 @@ func (m *Marks) Stuck() bool {
 	return m.unreadable && slices.ContainsFunc(m.supers, func(s Super) bool { return s.logCounts() })
 }
 
+// Newest reports whether a sector belongs to the newest record of the log as it
+// reads now: one that is missing looks like one that was never finished.
+func (m *Marks) Newest(sector uint32) bool {
+	newest := -1
+	for i := range m.ring {
+		r := &m.ring[i][0]
+		if !r.bad && !r.empty && (newest < 0 || int32(r.number-m.ring[newest][0].number) > 0) {
+			newest = i
+		}
+	}
+	return newest >= 0 && sector >= m.layout.Log && int(sector-m.layout.Log)/blockSectors == newest
+}
+
 // AfterReplay returns the set of blocks that must be marked, and no others
 // (P10), once the log has been applied to what dev holds now. ok is false when
 // the log cannot be read.

@@ -1,0 +1,23 @@
+package sim
+
+import "fmt"
+
+// properties are the invariants that a run checks, after every event or at the
+// event concerned, by the number or word with which it reports them.
+var properties = []string{
+	"P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P14", "P15", "P16", "P17", "P18", "P20", "P25", "P26", "P28",
+	"contract", "requests", "buffers", "wire", "liveness", "panic",
+}
+
+// diskFigures prints what was done to disks and metadata, and what was checked.
+func diskFigures(c *Counts) {
+	fmt.Printf("figure: invariants-checked %d\n", len(properties))
+	for i, n := range c.Ills {
+		fmt.Printf("figure: sim-disk-%s %d\n", illNames[i], n)
+	}
+	for i, n := range c.Lies {
+		fmt.Printf("figure: sim-metadata-%s %d\n", lieNames[i], n)
+	}
+	fmt.Printf("figure: sim-lies-noticed %d\n", c.Noticed)
+	fmt.Printf("figure: sim-lies-unnoticeable %d\n", c.Unnoticed)
+}
