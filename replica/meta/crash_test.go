@@ -560,11 +560,17 @@ func TestShrunkDataDeviceIsRefused(t *testing.T) {
 	m := created(t)
 	s := mustOpen(t, m, internal)
 	next := s.Super()
+	if err := s.CheckSize(); err != nil {
+		t.Fatal(err)
+	}
 	next.LaSize = s.Usable() + 1
 	if err := s.WriteSuper(&next); err != nil {
 		t.Fatal(err)
 	}
 	var misfit *MisfitError
+	if err := s.CheckSize(); !errors.As(err, &misfit) {
+		t.Errorf("size: %v, want a MisfitError", err)
+	}
 	if err := s.Attach(); !errors.As(err, &misfit) {
 		t.Errorf("%v, want a MisfitError", err)
 	}
