@@ -119,6 +119,11 @@ func (n *Node) afterChange(v *volume, old State) {
 			n.exposePeer(v)
 		}
 	}
+	if old.Disk > Failed && v.st.Disk <= Failed && n.link.up && !n.hs.done {
+		// The peer goes by the good disk that it was told of, and may become the
+		// target of it: Outdated, while we would count it as UpToDate.
+		n.drop(DropReconnect)
+	}
 	n.releaseIDOps(v)
 	n.pauseLog(v)
 	n.updateGate(v)
