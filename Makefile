@@ -12,6 +12,7 @@ ROUNDS  ?= 60
 JOBS    ?= 2
 TIMEOUT ?= 15m
 PKG     ?= ./...
+MUTANT  ?= all
 
 GO      ?= go
 TOOL     = $(GO) tool -modfile=tools.mod
@@ -58,8 +59,8 @@ endif
 kill: ## kill -9 of real daemons under load, REPLICAD_KILL_ROUNDS=10 rounds of each kind
 	REPLICAD_KILL_ROUNDS=$${REPLICAD_KILL_ROUNDS:-10} $(GO) test -count=1 -timeout $(TIMEOUT) -v -run '^TestKill' ./cmd/replicad
 
-mutants: ## planted bugs: the simulator must catch every one
-	$(GO) test -count=1 -timeout $(TIMEOUT) -tags mutants -v -run '^TestMutants' ./replica/sim
+mutants: ## planted bugs, MUTANT=all or a name: the simulator or a named test must catch every one
+	$(GO) test -count=1 -timeout $(TIMEOUT) -parallel 2 -tags mutants -v -run '^TestMutants$$/all/$(if $(filter all,$(MUTANT)),,^$(MUTANT)$$)' ./replica/sim
 
 fuzz: ## every fuzz target of PKG=./... for TIME=10s, two side by side
 	@TIME=$(TIME) GO="$(GO)" .ci/fuzz $(PKG)

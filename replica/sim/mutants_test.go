@@ -49,6 +49,23 @@ var unitTests = map[mutant.Mutant]string{
 	mutant.Compare80:  "^TestCompareRules$",
 	mutant.Compare100: "^TestCompareStrangersNeverSync$",
 
+	// The other node's copy of the bit, or the barrier that fails next, makes up
+	// for it but for crashes of both at one moment.
+	mutant.ClearOnStaleAck:       "^TestSourceKeepsBitsOfLaterAcks$",
+	mutant.TargetClearsUnflushed: "^TestTargetKeepsBitsUntilFlushed$",
+	// States that simulated pairs reach in few seeds: a crash while all bits are
+	// being set, a Primary without a disk, or as the target of a resync.
+	mutant.FullSyncFlagEarly:       "^TestFullSyncFlagOutlivesTheBitmapWrite$",
+	mutant.FullSyncDroppedAtAttach: "^TestAttachFinishesAFullSync$",
+	mutant.AttachWithoutIndicator:  "^TestAttachUnderAPrimaryIndicates$",
+	mutant.CrashedNotNoted:         "^TestAttachNotesACrashedPrimary$",
+	mutant.AloneWithoutLog:         "^TestServedWriteIsLogged$",
+	mutant.LateWritesUnmarked:      "^TestLateWritesAreMarked$",
+	mutant.ReadInconsistent:        "^TestPrimaryTargetReadsMarkedBlocksRemotely$",
+	mutant.GateLeftOpen:            "^TestPrimaryTargetReadsMarkedBlocksRemotely$",
+	mutant.ReceivedWriteDropped:    "^TestReviewPeerWriteDrainedAfterLossIsMarked$",
+	mutant.ResizeClean:             "^TestBitmapAgainstModel$",
+
 	// Simulated logs have 16 slots at most, and few transactions.
 	mutant.ContextSkipsSlot:    "^TestReplayOfAnyRingRebuildsHotSet$",
 	mutant.ReplayNewestByValue: "^TestReplayFindsTheHotExtents$",
@@ -59,14 +76,16 @@ var unitTests = map[mutant.Mutant]string{
 	mutant.CacheBelieved:     "^TestKilledWhileTheLogIsEmptied$",
 
 	// A network, or a peer, that lies.
-	mutant.PayloadUnchecked:    "^TestEveryBitFlipIsNoticed$",
-	mutant.HeaderUnchecked:     "^TestEveryBitFlipIsNoticed$",
-	mutant.BodyUnchecked:       "^TestEveryBitFlipIsNoticed$",
-	mutant.SizeUnchecked:       "^TestRefusedHeaders$",
-	mutant.SessionUnproved:     "^TestSplice$",
-	mutant.ProofWithoutRole:    "^TestReflection$",
-	mutant.ShortBitmapAccepted: "^TestBitmapShorterThanAnnounced$",
-	mutant.ChannelUnchecked:    "^TestWrongChannel$",
+	mutant.StaleSeqAccepted:     "^TestStaleAnswersCompleteNothing$",
+	mutant.StaleSessionAccepted: "^TestStaleAnswersCompleteNothing$",
+	mutant.PayloadUnchecked:     "^TestEveryBitFlipIsNoticed$",
+	mutant.HeaderUnchecked:      "^TestEveryBitFlipIsNoticed$",
+	mutant.BodyUnchecked:        "^TestEveryBitFlipIsNoticed$",
+	mutant.SizeUnchecked:        "^TestRefusedHeaders$",
+	mutant.SessionUnproved:      "^TestSplice$",
+	mutant.ProofWithoutRole:     "^TestReflection$",
+	mutant.ShortBitmapAccepted:  "^TestBitmapShorterThanAnnounced$",
+	mutant.ChannelUnchecked:     "^TestWrongChannel$",
 }
 
 // caught says who noticed a mutant.
@@ -83,19 +102,22 @@ type caught struct {
 func TestMutants(t *testing.T) {
 	var mu sync.Mutex
 	var found []caught
+	planted := 0
 	t.Run("all", func(t *testing.T) {
 		for _, m := range mutant.All() {
 			t.Run(m.Name, func(t *testing.T) {
 				t.Parallel()
-				if c := hunt(t, m); c != nil {
-					mu.Lock()
+				c := hunt(t, m)
+				mu.Lock()
+				defer mu.Unlock()
+				planted++
+				if c != nil {
 					found = append(found, *c)
-					mu.Unlock()
 				}
 			})
 		}
 	})
-	report(t, found)
+	report(t, planted, found)
 }
 
 // hunt looks for a mutant with the checker that must find it.
@@ -197,7 +219,7 @@ var (
 )
 
 // report prints who caught what, in the order of the list.
-func report(t *testing.T, found []caught) {
+func report(t *testing.T, planted int, found []caught) {
 	if buildDir != "" {
 		if err := os.RemoveAll(buildDir); err != nil {
 			t.Error(err)
@@ -217,7 +239,7 @@ func report(t *testing.T, found []caught) {
 		}
 	}
 	t.Logf("mutants, seeds it took, and what caught them:\n%s", table.String())
-	fmt.Printf("figure: mutants-planted %d\nfigure: mutants-caught %d\n", len(mutant.All()), len(found))
+	fmt.Printf("figure: mutants-planted %d\nfigure: mutants-caught %d\n", planted, len(found))
 }
 
 // tail is the end of a process's output.
