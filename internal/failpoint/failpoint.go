@@ -14,6 +14,7 @@ package failpoint
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -42,7 +43,7 @@ type place struct {
 type rule struct {
 	point  Point
 	action action
-	delay  time.Duration // actDelay
+	delay  time.Duration // actDelay, actJitter
 	from   uint64        // first hit it is for, from 1
 	onward bool          // and for all later ones
 	struck atomic.Bool   // it was announced
@@ -120,6 +121,8 @@ func (p *plan) begin(at Point) (Hit, error) {
 			stopSelf()
 		case actDelay:
 			time.Sleep(r.delay)
+		case actJitter:
+			time.Sleep(rand.N(r.delay + 1))
 		case actEIO:
 			return Hit{}, syscall.EIO
 		case actENOSPC:

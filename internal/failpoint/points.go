@@ -99,12 +99,13 @@ const (
 	actShort
 	actTorn
 	actDelay
+	actJitter
 
 	actionCount
 )
 
 var actions = [actionCount]string{
-	"kill", "kill-after", "stop", "stop-after", "eio", "enospc", "short", "torn", "delay",
+	"kill", "kill-after", "stop", "stop-after", "eio", "enospc", "short", "torn", "delay", "jitter",
 }
 
 // String returns the action's name.
@@ -171,8 +172,8 @@ func (r *rule) parseAction(word string) error {
 		if a.partial() && !points[r.point].transfers {
 			return fmt.Errorf("%s cannot be cut short: use short and torn with disk.write and disk.durable", r.point)
 		}
-		if timed != (a == actDelay) {
-			return fmt.Errorf("delay takes a duration, as in delay:5ms, and nothing else does")
+		if timed != (a == actDelay || a == actJitter) {
+			return fmt.Errorf("delay and jitter take a duration, as in delay:5ms, and nothing else does")
 		}
 		if !timed {
 			return nil

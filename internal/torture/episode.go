@@ -28,25 +28,40 @@ func (r *round) play(e episode) error {
 		splitBrain: r.playSplitBrain, switchover: r.playSwitchover,
 	}
 	if e.slow != "" {
-		if err := r.slowDown(e.slow); err != nil {
+		if err := r.slowDown(e); err != nil {
 			return err
 		}
 	}
 	return steps[e.kind](e)
 }
 
-// slowDown restarts the peer with delays at places of its I/O.
-func (r *round) slowDown(rules string) error {
-	if err := r.peer.stop(); err != nil {
+// slowDown restarts the peer with delays at places of its I/O; before the death
+// of both, one after the other, the Primary as well.
+func (r *round) slowDown(e episode) error {
+	both := e.kind == killBoth && e.resume
+	if both {
+		if _, err := r.primary.run("secondary", "r0"); err != nil {
+			return err
+		}
+	}
+	for _, n := range r.nodes {
+		if n == r.primary && !both {
+			continue
+		}
+		if err := n.stop(); err != nil {
+			return err
+		}
+		if err := n.launch(e.slow); err != nil {
+			return err
+		}
+		if err := n.awaitAnswer(); err != nil {
+			return err
+		}
+	}
+	if err := r.settle(); err != nil || !both {
 		return err
 	}
-	if err := r.peer.launch(rules); err != nil {
-		return err
-	}
-	if err := r.peer.awaitAnswer(); err != nil {
-		return err
-	}
-	return r.settle()
+	return r.primary.retry("primary", "r0")
 }
 
 // loadFor starts the load and lets it run.
@@ -137,10 +152,21 @@ func (r *round) playKillSecondary(e episode) error {
 	}
 	r.peer.kill()
 	time.Sleep(e.hold)
+	if err := r.startPeer(e); err != nil {
+		return err
+	}
 	if err := r.settle(); err != nil {
 		return err
 	}
 	return r.end(false)
+}
+
+// startPeer starts the peer, as slow as the episode wants it.
+func (r *round) startPeer(e episode) error {
+	if err := r.peer.launch(e.slow); err != nil {
+		return err
+	}
+	return r.peer.awaitAnswer()
 }
 
 // playKillBoth kills both. Either both come back and the Primary is what it
@@ -194,7 +220,7 @@ func (r *round) playKillInResync(e episode) error {
 	r.peer.kill()
 	time.Sleep(e.after)
 	r.cable.SetBandwidth(4 << 20)
-	if err := r.peer.start(); err != nil {
+	if err := r.startPeer(e); err != nil {
 		return err
 	}
 	_ = r.awaitFor(2*time.Second, r.peer, func(v view) bool { return v.conn == "SyncTarget" })

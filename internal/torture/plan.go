@@ -240,7 +240,7 @@ func newEpisode(r *rand.Rand) episode {
 		e.starts = append(e.starts, newStart(r))
 	}
 	switch e.kind {
-	case killPrimary, primaryDeadCut, killSecondary, killBoth, stopPrimary:
+	case killPrimary, primaryDeadCut, killSecondary, killBoth, killInResync, stopPrimary, linkCut:
 		e.slow = slowness[r.IntN(len(slowness))]
 	}
 	return e
@@ -268,6 +268,8 @@ var slowness = []string{
 	"disk.sync=delay:40ms@1+",
 	"disk.write=delay:3ms@1+;disk.durable=delay:10ms@1+",
 	"link.send=delay:2ms@1+",
+	"disk.write=jitter:10ms@1+",
+	"meta.super=delay:40ms@1+;meta.al=jitter:10ms@1+",
 }
 
 // recoveries are the failpoints on the way from a crash to a connection, and

@@ -207,13 +207,8 @@ func (r *round) settle() error {
 			if v.conn == "Connected" && v.disk == "UpToDate" && v.peerDisk == "UpToDate" {
 				good++
 			}
-			if v.disk == "Diskless" {
-				if _, err := n.run("attach", "r0"); err != nil && !strings.Contains(err.Error(), "124") {
-					return err
-				}
-			}
-			if v.conn == "StandAlone" {
-				return fmt.Errorf("%s is StandAlone", n.name)
+			if err := help(n, v); err != nil {
+				return err
 			}
 		}
 		if good == 2 {
@@ -224,6 +219,28 @@ func (r *round) settle() error {
 		}
 		time.Sleep(pollPause)
 	}
+}
+
+// help is the operator who sees a node without its disk. A node that came up
+// without it has not looked for its peer either; one that has its disk and does
+// not look for its peer has refused it, which is never due here.
+func help(n *node, v view) error {
+	verb := ""
+	switch {
+	case v.disk == "Diskless" && v.conn == "StandAlone":
+		verb = "adjust"
+	case v.disk == "Diskless":
+		verb = "attach"
+	case v.conn == "StandAlone":
+		return fmt.Errorf("%s is StandAlone", n.name)
+	default:
+		return nil
+	}
+	_, err := n.run(verb, "r0")
+	if err != nil && strings.Contains(err.Error(), "(124)") { // it got its disk meanwhile
+		return nil
+	}
+	return err
 }
 
 // begin starts the load on the Primary.
