@@ -3,19 +3,25 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
 
 // drbdmeta dumps an image's metadata with the real tool; "" if it is not
-// installed.
+// installed, which is an error where REPLICAD_REQUIRE names it.
 func drbdmeta(image string) (string, error) {
 	path, err := exec.LookPath("drbdmeta")
+	if err != nil { // an ordinary user's PATH lacks the folder
+		path, err = exec.LookPath("/usr/sbin/drbdmeta")
+	}
 	if err != nil {
-		if path, err = exec.LookPath("/usr/sbin/drbdmeta"); err != nil {
-			return "", nil //nolint:nilerr // optional here; where it is required, tests with reqtool say so
+		if slices.Contains(strings.Split(os.Getenv("REPLICAD_REQUIRE"), ","), "drbdmeta") {
+			return "", fmt.Errorf("REPLICAD_REQUIRE names drbdmeta: %w", err)
 		}
+		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
