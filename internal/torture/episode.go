@@ -39,7 +39,7 @@ func (r *round) play(e episode) error {
 func (r *round) slowDown(e episode) error {
 	both := e.kind == killBoth && e.resume
 	if both {
-		if _, err := r.primary.run("secondary", "r0"); err != nil {
+		if err := r.primary.retry("secondary", "r0"); err != nil {
 			return err
 		}
 	}
@@ -290,7 +290,7 @@ func (r *round) playKillInRecovery(e episode) error {
 		if err := r.primary.awaitAnswer(); err != nil && !errors.Is(err, errEnded) {
 			return err
 		}
-		r.awaitStrike(r.primary, said)
+		r.awaitStrike(r.primary, said, rules)
 		r.countStruck(r.primary, said, rules)
 		r.primary.kill()
 	}

@@ -16,7 +16,7 @@ func (r *round) playFailpoint(e episode) error {
 	victim, serving := r.peer, false
 	if e.kind == failPrimary {
 		victim, serving = r.primary, true
-		if _, err := victim.run("secondary", "r0"); err != nil {
+		if err := victim.retry("secondary", "r0"); err != nil {
 			return err
 		}
 	}
@@ -40,7 +40,7 @@ func (r *round) playFailpoint(e episode) error {
 	if err := r.loadFor(e.after); err != nil {
 		return err
 	}
-	r.awaitStrike(victim, said)
+	r.awaitStrike(victim, said, e.rules)
 	r.countStruck(victim, said, e.rules)
 	return r.afterStrike(e, victim, serving)
 }
@@ -66,13 +66,31 @@ func (r *round) bringUp(victim *node, serving bool) (bool, error) {
 }
 
 // awaitStrike waits until the failpoint struck, or probably never will.
-func (r *round) awaitStrike(victim *node, said int) {
+func (r *round) awaitStrike(victim *node, said int, rules string) {
 	deadline := time.Now().Add(1500 * time.Millisecond)
 	for time.Now().Before(deadline) && victim.alive() && !victim.frozen() {
 		if len(struckLine.FindAllString(victim.logText(), -1)) > said {
-			time.Sleep(200 * time.Millisecond) // what follows from it
+			awaitEffect(victim, rules)
 			return
 		}
+		time.Sleep(pollPause)
+	}
+}
+
+// awaitEffect waits until a failpoint that struck did what it does: on a busy
+// machine a killed process is still there for a while.
+func awaitEffect(victim *node, rules string) {
+	_, action, _ := strings.Cut(rules, "=")
+	there := func() bool { return true }
+	switch {
+	case strings.HasPrefix(action, "kill"), strings.HasPrefix(action, "torn"):
+		there = func() bool { return !victim.alive() }
+	case strings.HasPrefix(action, "stop"):
+		there = victim.frozen
+	default:
+		time.Sleep(200 * time.Millisecond)
+	}
+	for deadline := time.Now().Add(patience); !there() && time.Now().Before(deadline); {
 		time.Sleep(pollPause)
 	}
 }
