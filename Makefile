@@ -20,7 +20,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 SOURCES  = $(shell find . -name '*.go' -not -path './.git/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race lint tidy sim kill mutants fuzz bench torture install clean
+.PHONY: help build demo test race lint tidy sim kill crash mutants fuzz bench torture install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ endif
 
 kill: ## kill -9 of real daemons under load, REPLICAD_KILL_ROUNDS=10 rounds of each kind
 	REPLICAD_KILL_ROUNDS=$${REPLICAD_KILL_ROUNDS:-10} $(GO) test -count=1 -timeout $(TIMEOUT) -v -run '^TestKill' ./cmd/replicad
+
+crash: ## machines that lose power, histories that must be linearizable: ROUNDS=60 of each kind
+	REPLICAD_POWER_ROUNDS=$(ROUNDS) REPLICAD_LINEAR_ROUNDS=$(ROUNDS) $(GO) test -count=1 -timeout $(TIMEOUT) -v -run '^(TestPower|TestLinearizability|TestFlushCoversAllConnections)$$' ./internal/crashtest
 
 mutants: ## planted bugs, MUTANT=all or a name: the simulator or a named test must catch every one
 	$(GO) test -count=1 -timeout $(TIMEOUT) -parallel 2 -tags mutants -v -run '^TestMutants$$/all/$(if $(filter all,$(MUTANT)),,^$(MUTANT)$$)' ./replica/sim
