@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -263,8 +264,24 @@ func newPair(t testing.TB, k knobs) *pair {
 	}
 	for _, n := range p.nodes {
 		n.await("connect", inSync)
+		n.slowDown()
 	}
 	return p
+}
+
+// slowDown makes disk operations take a while, so that they overlap. Otherwise
+// they never do, and the rest is faster.
+func (n *node) slowDown() {
+	if n.knobs.slow == 0 {
+		return
+	}
+	n.machine.SetPause(func(disktest.Op) {
+		if rand.IntN(100) < n.knobs.slow {
+			time.Sleep(time.Duration(rand.Int64N(int64(time.Millisecond))))
+		} else {
+			runtime.Gosched()
+		}
+	})
 }
 
 // assemble makes everything but the disks.

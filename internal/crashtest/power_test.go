@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -135,7 +134,6 @@ func powerRound(t *testing.T, protocol byte, seed uint64, c *tally) {
 		}
 	}()
 	r.pair = newPair(t, r.knobs)
-	r.slowDown()
 	r.promote(rng.IntN(2))
 	for _, e := range plan {
 		r.log.note("--- %s, Primary is %s", e.name, r.nodes[r.primary].name)
@@ -151,22 +149,6 @@ func powerRound(t *testing.T, protocol byte, seed uint64, c *tally) {
 	r.leaveInOrder()
 	c.add("rounds", 1)
 	c.add("writes", len(r.book.writes)-1)
-}
-
-// slowDown makes disk operations take a while, so that they overlap.
-func (r *round) slowDown() {
-	if r.knobs.slow == 0 {
-		return // they do not overlap at all then, and the rest is faster
-	}
-	for _, n := range r.nodes {
-		n.machine.SetPause(func(disktest.Op) {
-			if rand.IntN(100) < r.knobs.slow {
-				time.Sleep(time.Duration(rand.Int64N(int64(time.Millisecond))))
-			} else {
-				runtime.Gosched()
-			}
-		})
-	}
 }
 
 func (r *round) n(i int) *node { return r.nodes[i] }

@@ -19,7 +19,7 @@ import (
 const (
 	clientBlocks = 6 // few, so that clients meet
 	blocksFirst  = 1022
-	thinkClient  = 3 * time.Millisecond
+	thinkClient  = time.Millisecond
 	refusedPause = 20 * time.Millisecond // after a request that failed
 )
 
