@@ -26,7 +26,7 @@ import (
 const (
 	deviceBytes = 12 << 20 // three extents of the activity log
 	metaBytes   = 4 << 20
-	patience    = 20 * time.Second
+	patience    = 30 * time.Second
 )
 
 // knobs are what differs between rounds beside the course of events.

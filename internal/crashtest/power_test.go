@@ -166,10 +166,14 @@ func (r *round) promote(i int) {
 // writes, or there is no power.
 func (r *round) waitForWrites(k int) {
 	r.t.Helper()
-	want := r.load.done.Load() + int64(k)
-	for deadline := time.Now().Add(patience); r.load.done.Load() < want; time.Sleep(200 * time.Microsecond) {
+	last := r.load.done.Load()
+	want, deadline := last+int64(k), time.Now().Add(patience)
+	for ; r.load.done.Load() < want; time.Sleep(200 * time.Microsecond) {
 		if r.t.Failed() || r.n(r.primary).machine.Off() {
 			return
+		}
+		if now := r.load.done.Load(); now > last { // slow is not stuck
+			last, deadline = now, time.Now().Add(patience)
 		}
 		if time.Now().After(deadline) {
 			r.t.Fatalf("clients get no answers (%s, %s)", r.n(0).state(), r.n(1).state())
