@@ -22,7 +22,7 @@ const (
 	roundsAtOnce   = 6
 	episodesMax    = 3
 	recoveriesMax  = 3 // power cuts of a node that is coming back
-	roundsByHand   = 6 // of each protocol, unless REPLICAD_POWER_ROUNDS says more
+	roundsByHand   = 3 // of each protocol, unless REPLICAD_POWER_ROUNDS says more
 	powerSeedFirst = 1
 )
 
