@@ -26,7 +26,8 @@ func FuzzServer(f *testing.F) {
 		f.Add(append(append(be32(3), "IHAVEOPT"...), append(be32(uint32(o)), 255, 255, 255, 255)...), false)
 		f.Add(appendOption(appendOption(be32(2), o, selection{name: "r0"}.append(nil)), optExportName, nil), false)
 	}
-	fx := serve(f, Config{}, newMemory("r0", 1<<20))
+	m := newMemory("r0", 1<<20)
+	fx := serve(f, Config{}, m)
 	f.Fuzz(func(t *testing.T, b []byte, transmission bool) {
 		fx.t = t
 		var w *wire
@@ -38,6 +39,9 @@ func FuzzServer(f *testing.F) {
 		defer w.Close()
 		go func() { _, _ = w.Write(b); _ = w.Conn.(*net.UnixConn).CloseWrite() }()
 		said := hearAll(t, w)
+		if m.opens.Load() != m.closes.Load() {
+			waitFor(t, func() bool { return m.opens.Load() == m.closes.Load() })
+		}
 		if !transmission {
 			checkNegotiation(t, b, append(make([]byte, greetingLen), said...))
 		}

@@ -61,6 +61,7 @@ func FuzzHeader(f *testing.F) {
 			f.Add(kind, kind%2+1, uint16(1)<<(i%8), uint32(edge), edges[(i+5)%len(edges)], uint32(edges[(i+3)%len(edges)]))
 			f.Add(kind, uint8(Kind(kind).Channel()), uint16(0), uint32(512), edge, uint32(512))
 			f.Add(kind, uint8(Kind(kind).Channel()), uint16(0), uint32(edge), uint64(0), uint32(edge))
+			f.Add(kind, uint8(Kind(kind).Channel()), uint16(0), uint32(edge), uint64(0), uint32(0))
 		}
 	}
 	f.Fuzz(func(t *testing.T, kind, ch uint8, flags uint16, length uint32, off uint64, size uint32) {

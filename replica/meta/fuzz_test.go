@@ -289,6 +289,8 @@ func FuzzSetGI(f *testing.F) {
 	f.Add(":::::::::::")
 	f.Add("::::2")
 	f.Add("0x:-1:+1:1_0")
+	f.Add("1:2:3:4:1:1:x")
+	f.Add("1:g")
 	f.Add(strings.Repeat("0", 1<<16) + "1")
 	f.Add(strings.Repeat(":", 1<<16))
 	f.Add("10000000000000000")
