@@ -113,31 +113,48 @@ func (t *transport) Write(p []byte) (int, error) {
 func (s *sealed) carry(readBuffer int) {
 	s.way.in = make([]byte, readBuffer)
 	s.stage = make([]byte, 0, recordMax)
-	s.way.setMode(true, false)
+	s.way.mu.Lock()
+	s.way.carried = true
+	s.way.mu.Unlock()
 }
 
-func (t *transport) setMode(carried, sealing bool) {
+// begin starts to gather the records of a batch, in place of the last one's.
+func (t *transport) begin() {
 	t.mu.Lock()
-	t.carried, t.sealing = carried, sealing
+	t.out, t.sealing = t.out[:0], true
 	t.mu.Unlock()
 }
 
+// end returns the records gathered. Nobody adds to them from here on.
+func (t *transport) end() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sealing = false
+	return t.out
+}
+
 // seal makes TLS records of what the vectors hold and returns them. They stay
-// valid until the next call. Writer only.
+// valid until the next call, before which they must have been written. Writer
+// only.
 func (s *sealed) seal(vectors []unix.Iovec) ([]byte, error) {
-	s.way.out = s.way.out[:0] // the last batch is written, and nobody else appends now
-	s.way.setMode(true, true)
-	defer s.way.setMode(true, false)
-	for i := range vectors {
-		if err := s.add(unsafe.Slice(vectors[i].Base, int(vectors[i].Len))); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.put(s.stage); err != nil {
+	s.way.begin()
+	err := s.addAll(vectors)
+	records := s.way.end()
+	if err != nil {
 		return nil, err
 	}
+	return records, nil
+}
+
+func (s *sealed) addAll(vectors []unix.Iovec) error {
+	for i := range vectors {
+		if err := s.add(unsafe.Slice(vectors[i].Base, int(vectors[i].Len))); err != nil {
+			return err
+		}
+	}
+	err := s.put(s.stage)
 	s.stage = s.stage[:0]
-	return s.way.out, nil
+	return err
 }
 
 // add puts bytes into records: whole ones straight from where they are, the

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -19,6 +20,13 @@ import (
 	"replicad/wire"
 )
 
+// attackRefused counts for the summary of a whole run.
+func attackRefused() {
+	if testing.Verbose() {
+		fmt.Println("figure: tls-attacks-refused 1")
+	}
+}
+
 // TestDowngrade: a node with TLS never speaks plain and one without never TLS,
 // whoever dials. Both say which of the two it was, in the same words, and both
 // keep trying: the first of two nodes to be reloaded must not end StandAlone.
@@ -29,8 +37,8 @@ func TestDowngrade(t *testing.T) {
 		dialler, acceptor func(*Config)
 		want              wire.Refusal
 	}{
-		"plain dials TLS": {nil, with(ca.be(t, "be2", "be1")), wire.RefusedPlain},
-		"TLS dials plain": {with(ca.be(t, "be1", "be2")), nil, wire.RefusedTLS},
+		"plain dials TLS": {often, with(ca.be(t, "be2", "be1")), wire.RefusedPlain},
+		"TLS dials plain": {with(ca.be(t, "be1", "be2")), often, wire.RefusedTLS},
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
@@ -38,6 +46,7 @@ func TestDowngrade(t *testing.T) {
 			a := newNode(t, lnA, lnB.Addr(), c.dialler)
 			b := newNode(t, lnB, nowhere, c.acceptor)
 			wantBoth(t, a, b, c.want)
+			attackRefused()
 		})
 	}
 }
@@ -94,6 +103,7 @@ func TestStrangersWithCertificates(t *testing.T) {
 	} {
 		id := &Identity{Certificate: c.cert, Trusted: ca.pool(), PeerNames: []string{"be2"}}
 		wantRefusal(t, name, intrude(t, b.ln.Addr(), id), c.want)
+		attackRefused()
 	}
 	// Our own certificate, stolen with its key and turned against us.
 	forgetRefusals(b)
@@ -151,6 +161,7 @@ func TestImpostorAnswers(t *testing.T) {
 			a := newNode(t, lnA, lnB.Addr(), with(own))
 			impostor := newNode(t, lnB, netip.MustParseAddrPort("127.0.0.1:1"), with(&Identity{Certificate: c.cert, Trusted: ca.pool(), PeerNames: []string{"be1"}}))
 			wantBoth(t, a, impostor, c.want)
+			attackRefused()
 		})
 	}
 }
@@ -206,6 +217,7 @@ func TestBadTLS(t *testing.T) {
 			}
 		}
 		waitFor(t, name+" to be reported", func() bool { return strings.Contains(b.refusalTexts(), wire.RefusedTLSFailed.String()) })
+		attackRefused()
 	}
 	for name, garbage := range map[string][]byte{
 		"garbage":        bytes.Repeat([]byte{0x16}, 3000),
@@ -218,6 +230,7 @@ func TestBadTLS(t *testing.T) {
 		_, _ = conn.Write(garbage) // may fail, b hangs up in the middle
 		_, _ = io.Copy(io.Discard, conn)
 		waitFor(t, name+" to be reported", func() bool { return strings.Contains(b.refusalTexts(), wire.RefusedTLSFailed.String()) })
+		attackRefused()
 	}
 	checkAlive(t, sa, sb)
 }
@@ -355,6 +368,7 @@ func TestRelayWithGoodCertificates(t *testing.T) {
 	cb := connectAsync(ctx, b)
 	_, err := a.Connect(ctx)
 	wantRefusal(t, "relayed", err, wire.RefusedWrongSecret)
+	attackRefused()
 	thief.mu.Lock()
 	if thief.heard < 2*wire.HelloSize+wire.ProofSize {
 		t.Errorf("the relay passed only %d bytes on", thief.heard)
@@ -387,6 +401,7 @@ func TestTLSReplay(t *testing.T) {
 		_, _ = conn.Write(dialogue)
 		_, _ = io.Copy(io.Discard, conn)
 		waitFor(t, "the replay to be refused", func() bool { return strings.Contains(b.refusalTexts(), wire.RefusedTLSFailed.String()) })
+		attackRefused()
 	}
 	if b.generation() != 1 || len(recorded) < 2 {
 		t.Errorf("%d sessions after %d replays", b.generation(), len(recorded))

@@ -103,9 +103,16 @@ func (ca *testCA) be(t testing.TB, own, peer string) *Identity {
 	return &Identity{Certificate: ca.issue(t, nil, own), Trusted: ca.pool(), PeerNames: []string{peer}}
 }
 
+// often dials again soon, for tests in which no dial succeeds: the first one
+// may come before the other end has registered with its listener.
+func often(c *Config) { c.ConnectInterval = 50 * time.Millisecond }
+
 // with puts an identity into a configuration.
 func with(id *Identity) func(*Config) {
-	return func(c *Config) { c.TLS = NewCredentials(id) }
+	return func(c *Config) {
+		c.TLS = NewCredentials(id)
+		often(c)
+	}
 }
 
 // tlsPair makes be1 and be2 of one CA.
