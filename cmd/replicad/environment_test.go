@@ -274,7 +274,7 @@ func (n *testNode) awaitDisks(states string) {
 // enough for that; what fills the file system comes later.
 func squeeze(t *testing.T, p *pair) {
 	t.Helper()
-	f, err := os.Create(filepath.Join(p.dir, "small", "ballast"))
+	f, err := os.OpenFile(filepath.Join(p.dir, "small", "ballast"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
