@@ -52,6 +52,11 @@ func (w *World) converge() {
 	w.opt.LinkDelay, w.opt.DiskDelay = min(w.opt.LinkDelay, 300*microsecond), min(w.opt.DiskDelay, 300*microsecond)
 	limit := w.now + convergeTime
 	w.healAll()
+	for _, l := range slices.Clone(w.net.links) {
+		if l.garbled() { // a receiver may wait for ever for the rest of a frame that nobody misses
+			w.net.resetLink(w, l)
+		}
+	}
 	for _, n := range w.nodes {
 		n.repair()
 	}

@@ -19,7 +19,6 @@ type network struct {
 	nextLink   uint64
 	connecting bool // a timer for the next attempt is set
 	payload    []byte
-	frame      []byte // a frame with its payload, for damaging it
 	verified   uint64
 	damage     [2][2]damage // what happens to the next frame of a lane
 	late       []lateFrame  // frames of sessions that are over, still to arrive

@@ -179,7 +179,9 @@ func (n *node) crash(power bool) {
 	w.recompare()
 	w.oracle.Crashed(w.stamp(), n.id, whole, n.images())
 	for _, v := range n.peer().vols {
-		if power && v.st.Role == core.Primary && v.st.Disk != core.UpToDate {
+		// Under A and B the peer may have died with writes that the Primary had
+		// on its own disk, and gave up since.
+		if (power || w.opt.Protocol != 'C') && v.st.Role == core.Primary && v.st.Disk != core.UpToDate {
 			w.oracle.Reverted(w.stamp(), 1-n.id, v.id, n.vols[v.id].disk.cache)
 		}
 	}
