@@ -8,6 +8,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/vmihailenco/msgpack/v5"
+
+	"replicad/bitmap"
 )
 
 func sumOf(b []byte) uint64 { return xxhash.Sum64(b) }
@@ -89,6 +91,17 @@ func TestHostileBitmaps(t *testing.T) {
 		if _, err := decode(bodyFrame(KindBitmap, body), ChannelData); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%x: %v", body, err)
 		}
+	}
+}
+
+// TestBitmapShorterThanAnnounced: words that the run-length form does not reach
+// are missing, not clear.
+func TestBitmapShorterThanAnnounced(t *testing.T) {
+	body := bitmap.AppendRLE(nil, []uint64{5})
+	m := Msg{Kind: KindBitmap, Len: 128}
+	frame := append(appendHeader(nil, &m, len(body), sumOf(body)), body...)
+	if _, err := decode(frame, ChannelData); !errors.Is(err, ErrMalformed) {
+		t.Errorf("one word of two: %v", err)
 	}
 }
 

@@ -178,7 +178,7 @@ func (h *Handshake) receiveHello(frame []byte) error {
 	}
 	if !h.dialer {
 		h.cfg.Channel, h.cfg.Session = hello.Channel, hello.Session
-	} else if hello.Channel != h.cfg.Channel || (hello.Session != h.cfg.Session && !mutant.On(mutant.SessionUnchecked)) {
+	} else if hello.Channel != h.cfg.Channel || hello.Session != h.cfg.Session {
 		return badHandshake("answer to another connection")
 	}
 	copy(h.peer[:], frame)

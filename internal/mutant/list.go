@@ -91,12 +91,13 @@ const (
 	RingNotCleared
 	CleanWhileAttached
 	SuperUnchecked
+	CacheBelieved
 
 	PayloadUnchecked
 	HeaderUnchecked
 	BodyUnchecked
 	SizeUnchecked
-	SessionUnchecked
+	SessionUnproved
 	ProofWithoutRole
 	ShortBitmapAccepted
 	ChannelUnchecked
@@ -191,13 +192,14 @@ var all = []Info{
 	{LogUnsynced, "log-unsynced", Meta, "a transaction is answered before it is durable"},
 	{RingNotCleared, "ring-not-cleared", Meta, "stale records stay in the ring at attach and are taken for those of the life that begins"},
 	{CleanWhileAttached, "clean-while-attached", Meta, "the superblock stays clean while in use: after a crash nobody applies the log"},
+	{CacheBelieved, "cache-believed", Meta, "what a killed process left in the cache is believed before it is durable: a power cut takes back what was decided by it"},
 	{SuperUnchecked, "super-unchecked", Meta, "the superblock's checksum is not checked: damaged ids decide what is copied where"},
 
 	{PayloadUnchecked, "payload-unchecked", Wire, "a payload that changed on its way reaches the disk"},
 	{HeaderUnchecked, "header-unchecked", Wire, "a header that changed on its way names another place"},
 	{BodyUnchecked, "body-unchecked", Wire, "generation ids or bits that changed on their way are believed"},
 	{SizeUnchecked, "size-unchecked", Wire, "the announced size is believed over the message's length: the stream gets out of step"},
-	{SessionUnchecked, "session-unchecked", Wire, "the control connection of one session is accepted for another"},
+	{SessionUnproved, "session-unproved", Wire, "the proof does not cover the session id: a control connection of one session is spliced into another"},
 	{ProofWithoutRole, "proof-without-role", Wire, "a proof can be reflected to its sender: a stranger is let in"},
 	{ShortBitmapAccepted, "short-bitmap-accepted", Wire, "a bitmap with too few words is accepted, the rest as clear"},
 	{ChannelUnchecked, "channel-unchecked", Wire, "a data message on the control connection overtakes the writes before it"},

@@ -71,7 +71,14 @@ func (r ring) hotExtents() ([]bitmap.Extent, error) {
 // newest returns the number of the newest transaction. Numbers may wrap.
 func (r ring) newest() (number uint32, found bool) {
 	for _, b := range r {
-		if b.tx != nil && (!found || int32(b.tx.Number-number) > 0 && (!mutant.On(mutant.ReplayNewestByValue) || b.tx.Number > number)) {
+		if b.tx == nil {
+			continue
+		}
+		newer := int32(b.tx.Number-number) > 0
+		if mutant.On(mutant.ReplayNewestByValue) {
+			newer = b.tx.Number > number
+		}
+		if !found || newer {
 			number, found = b.tx.Number, true
 		}
 	}
