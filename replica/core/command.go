@@ -183,6 +183,9 @@ func (n *Node) judgeRequest(r *wire.StateReq) StateErr {
 		if _, err := Check(v.st, want, n.rules(v)); err.Failed() {
 			return err
 		}
+		if Role(r.Role) == Primary && v.st.PDisk <= Failed && v.st.Disk != UpToDate {
+			return ErrNoUpToDateDisk // it would serve from our disk, and has not heard that it is not good
+		}
 		if !v.copyable(Conn(r.Conn) == StartingSyncT, Conn(r.Conn) == StartingSyncS) {
 			return ErrNoUpToDateDisk
 		}

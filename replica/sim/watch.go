@@ -121,6 +121,10 @@ func (w *World) promoted(n *node, v *volume, now core.State) {
 	case now.Disk == core.UpToDate:
 	case now.Conn >= core.Connected && now.PDisk == core.UpToDate:
 		source = n.peer()
+		if d := source.vols[v.id].st.Disk; source.up && d > core.Failed && d < core.Consistent {
+			w.fail("P14", "node %s volume %d becomes Primary on its peer's disk, which is %v", n.name(), v.id, d)
+			return
+		}
 	case !forced:
 		w.fail("P14", "node %s volume %d is Primary without access to good data: %v", n.name(), v.id, now)
 		return
