@@ -212,8 +212,15 @@ func (n *Node) writeBitmaps() {
 }
 
 // loseUnacked gives up waiting for the peer's answers: writes become
-// out-of-sync bits, reads are tried again elsewhere.
+// out-of-sync bits, reads are tried again elsewhere. A write that the peer
+// acked, but that our own disk has not answered, completes in the new
+// generation too: the peer may lose it with its power.
 func (n *Node) loseUnacked() {
+	for _, o := range n.ops.all {
+		if o.kind == opWrite && o.seq != 0 && o.session == n.link.session {
+			o.lost = true
+		}
+	}
 	waiting := make([]*op, 0, n.unacked.n)
 	for o := n.unacked.head; o != nil; o = o.nextSent {
 		waiting = append(waiting, o)
