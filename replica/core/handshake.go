@@ -395,7 +395,10 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 		n.refusePeer()
 		return
 	}
-	v.shared, v.served = false, false // both ends have compared
+	v.served = false
+	if v.st.Disk >= Negotiating && peer.Disk >= Negotiating {
+		v.shared = false // both ends have compared; a peer without a disk has nothing to compare
+	}
 	n.change(v, edit)
 	n.exposePeer(v)
 	switch conn {
