@@ -78,13 +78,26 @@ func turn(t *testing.T, victim *testNode) *turncoat {
 	instance := wire.Instance{0: 0xEE, 15: byte(time.Now().UnixNano())}
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		f, err := dialTurncoat(t, victim, instance)
-		if err == nil {
+		if err == nil && f.welcome() {
 			return f
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("no session: %v\n%s", err, victim.state())
 		}
 	}
+}
+
+// welcome waits for the victim's first messages. A node that is not done with the
+// session before may let a new one go unused.
+func (f *turncoat) welcome() bool {
+	for begin := time.Now(); time.Since(begin) < 3*time.Second; time.Sleep(time.Millisecond) {
+		if _, ok := f.last(wire.KindState); ok {
+			return true
+		}
+	}
+	f.hangUp()
+	<-f.over
+	return false
 }
 
 func dialTurncoat(t *testing.T, victim *testNode, instance wire.Instance) (*turncoat, error) {
@@ -392,7 +405,7 @@ func anyState(size uint64) []treason {
 		{"a sync UUID out of turn", say(wire.Msg{Kind: wire.KindSyncUUID, Arg: 7}), aProtocolError},
 		{"a negative ack beyond the end", say(wire.Msg{Kind: wire.KindNegAck, Off: 1 << 40, Len: 512}), aProtocolError},
 		{"a state out of range", say(wire.Msg{Kind: wire.KindState, Body: &wire.State{Role: 0, Conn: 23, Disk: 8}}), ""},
-		{"numbers at their ends in a state request", say(wire.Msg{Kind: wire.KindStateReq, Body: &wire.StateReq{ID: math.MaxUint64, Vol: math.MaxUint16 - 1, Role: 2}}), ""},
+		{"numbers at their ends in a state request", say(wire.Msg{Kind: wire.KindStateReq, Body: &wire.StateReq{ID: math.MaxUint64, Vol: math.MaxUint16 - 1, Role: 2}}), "invalid state request"},
 	}
 	unknown := []uint64{0, 1, 12345, 1 << 32, 1<<63 - 1, math.MaxUint64}
 	// Late answers are no crime: an operation may have ended meanwhile.
@@ -426,9 +439,13 @@ func (v *victim) commit(t *testing.T, tr treason, gen wire.UUIDs, ready func(cor
 	mark := v.log.count()
 	tr.do(f)
 	if tr.log == "" {
-		f.send(wire.Msg{Kind: wire.KindPing, Arg: 4711})
+		// One question on each connection, behind what was said there.
+		f.send(wire.Msg{Kind: wire.KindPing, Arg: 4711},
+			wire.Msg{Kind: wire.KindStateReq, Body: &wire.StateReq{ID: 4712, Role: uint8(core.Secondary)}})
 		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-			if m, _ := f.last(wire.KindPingAck); m.Arg == 4711 {
+			pong, _ := f.last(wire.KindPingAck)
+			reply, _ := f.last(wire.KindStateReply)
+			if pong.Arg == 4711 && reply.Seq == 4712 {
 				break
 			}
 			if time.Now().After(deadline) {
