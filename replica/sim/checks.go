@@ -65,7 +65,7 @@ func (w *World) watch() {
 		return
 	}
 	for _, n := range w.nodes {
-		if !n.up || n.frozenUntil > w.now {
+		if !n.up || n.frozenUntil > w.now || n.diskHangs() {
 			n.pausedAt = w.now
 			continue
 		}
@@ -74,6 +74,12 @@ func (w *World) watch() {
 		w.watchCounters(n)
 	}
 	w.clock.add(timer{at: w.now + watchPause, what: atWatch, node: nobody})
+}
+
+// diskHangs reports that a disk of the node answers nothing: without
+// disk-timeout that excuses every wait.
+func (n *node) diskHangs() bool {
+	return slices.ContainsFunc(n.vols, func(v *volume) bool { return v.disk.hung || v.meta.dev.hung })
 }
 
 // patience is how long a request may wait for the peer (P26): until ko-count
