@@ -110,9 +110,10 @@ func (w *World) chaosTurn() {
 	f := w.drawFault()
 	if w.accidents < 0 && w.chance(0.7) {
 		f = pick(w.rng, helps...)
+	} else {
+		w.count.Faults[f]++ // help is not counted
 	}
 	n := w.nodes[w.rng.IntN(2)]
-	w.count.Faults[f]++
 	w.tracef("accident %s at %s", faultNames[f], n.name())
 	w.inflict(f, n)
 	w.clock.add(timer{at: w.now + w.between(100*microsecond, w.opt.Pause), what: atChaos, node: nobody})
