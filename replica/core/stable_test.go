@@ -101,3 +101,48 @@ func TestStaleAnswersCompleteNothing(t *testing.T) {
 		t.Errorf("completed %v with %v", done, result)
 	}
 }
+
+// A resync block that arrives while a mirrored write of it is on its way to the
+// disk waits for that write.
+func TestResyncBlockWaitsForMirroredWrite(t *testing.T) {
+	r := newRig(t, 'C', 1)
+	r.attach(0, goodSuper())
+	r.connect(rigSize, wire.UUIDs{Current: rigGen}, peerState(Primary, UpToDate))
+	n, v := r.n, r.n.vols[0]
+	r.hold[ActDiskWrite] = true
+	r.peer(data(1<<16|1, 5, wantAck))
+	v.st.Conn, v.st.Disk, v.sync.running = SyncTarget, Inconsistent, true
+	o := n.newOp(opSyncTarget, v)
+	o.verb = verbWrite
+	o.setRange(5*4096, 4096)
+	seq := n.newSeq(o)
+	n.unacked.push(o)
+	v.ctr.Pending++
+	r.peer(wire.Msg{Kind: wire.KindResyncReply, Seq: seq, Off: 5 * 4096, Len: 4096, Arg: 7})
+	if len(r.held) != 1 {
+		t.Errorf("%d writes of block 5 at once", len(r.held))
+	}
+	r.release(IOOK)
+	if m := r.lastSent(wire.KindResyncWriteAck); m == nil {
+		t.Error("the resync block was never written")
+	}
+}
+
+// The target hears of a sync UUID that is on the source's disk.
+func TestSyncUUIDIsDurableFirst(t *testing.T) {
+	r := newRig(t, 'C', 1)
+	s := goodSuper()
+	s.Gen = Generation{Current: rigGen + 0x100, Bitmap: rigGen}
+	r.attach(0, s)
+	r.connect(rigSize, wire.UUIDs{Current: rigGen}, peerState(Secondary, UpToDate))
+	r.expect("cs:WFBitMapS")
+	r.hold[ActMetaSuper] = true
+	r.peer(wire.Msg{Kind: wire.KindBitmapEnd})
+	if m := r.lastSent(wire.KindSyncUUID); m != nil || len(r.held) != 1 {
+		t.Errorf("superblocks on their way: %d; sync UUID sent: %v", len(r.held), m != nil)
+	}
+	r.release(IOOK)
+	if m := r.lastSent(wire.KindSyncUUID); m == nil || m.Arg != r.super[0].Gen.Bitmap {
+		t.Errorf("sent %+v, on disk %s", m, r.super[0].Gen)
+	}
+}

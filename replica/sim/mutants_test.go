@@ -66,6 +66,10 @@ var unitTests = map[mutant.Mutant]string{
 	mutant.ReceivedWriteDropped:    "^TestReviewPeerWriteDrainedAfterLossIsMarked$",
 	mutant.ResizeClean:             "^TestBitmapAgainstModel$",
 
+	// The simulator needs some 2900 seeds for each of these.
+	mutant.ResyncRacesWrites:  "^TestResyncBlockWaitsForMirroredWrite$",
+	mutant.SyncUUIDNotDurable: "^TestSyncUUIDIsDurableFirst$",
+
 	// Simulated logs have 16 slots at most, and few transactions.
 	mutant.ContextSkipsSlot:    "^TestReplayOfAnyRingRebuildsHotSet$",
 	mutant.ReplayNewestByValue: "^TestReplayFindsTheHotExtents$",
