@@ -165,6 +165,15 @@ func (r *linearRound) work(k int) {
 	}
 }
 
+// linger waits for so many answers, but not for long: a Primary that was being
+// resynchronised and loses its peer has no data to answer from.
+func (r *linearRound) linger(k int) {
+	want := r.answers.Load() + int64(k)
+	for end := time.Now().Add(200 * time.Millisecond); r.answers.Load() < want && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (r *linearRound) synchronised() {
 	r.t.Helper()
 	for _, n := range r.nodes {
@@ -174,7 +183,7 @@ func (r *linearRound) synchronised() {
 
 func (r *linearRound) cutLink() {
 	r.net.setCut(true, r.nodes[0].knobs.silent)
-	r.work(r.rng.IntN(40))
+	r.linger(r.rng.IntN(40))
 	r.net.setCut(false, false)
 }
 
@@ -200,7 +209,7 @@ func (r *linearRound) restart(i int) {
 func (r *linearRound) killSecondary() {
 	i := 1 - r.primary
 	r.kill(i)
-	r.work(r.rng.IntN(40))
+	r.linger(r.rng.IntN(40))
 	r.restart(i)
 }
 
