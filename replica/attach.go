@@ -164,11 +164,17 @@ func blockSize(d disk.Device) int {
 	return 1
 }
 
+// alNumberSpare keeps the number of an attach's first activity-log transaction
+// well below the wrap. It is drawn, so that a record of an earlier life that a
+// lying disk brings back does not continue the sequence by accident.
+const alNumberSpare = 2
+
 // attachment reads what the core has to know, and marks the metadata in use.
 func (k *backing) attachment(cfg VolumeConfig) (*core.Attachment, error) {
 	super := k.store.Super()
 	a := &core.Attachment{
 		Super: coreSuper(&super), Disk: uint64(k.store.Usable().Bytes()), User: cfg.Size, ALSlots: k.logSlots(cfg.ALExtents),
+		ALNumber: uint32(randomBits()) >> alNumberSpare,
 	}
 	if err := k.store.CheckSize(); err != nil {
 		return nil, metaFailure(err)

@@ -125,7 +125,7 @@ func (m *metaStore) attach() (*core.Attachment, error) {
 		return nil, err
 	}
 	s := st.Super()
-	a := &core.Attachment{Super: coreSuper(&s), Disk: uint64(st.Usable().Bytes()), ALSlots: len(m.used)}
+	a := &core.Attachment{Super: coreSuper(&s), Disk: uint64(st.Usable().Bytes()), ALSlots: len(m.used), ALNumber: m.dev.rng.Uint32() >> 2}
 	if a.Super.Size > 0 {
 		a.Bitmap = bitmap.New(a.Super.Size / bitmap.BlockSize)
 		if err := st.ReadBitmap(a.Bitmap); err != nil {
