@@ -150,7 +150,7 @@ func (n *Node) logRefusal(err StateErr) {
 func (n *Node) primaryConsent(c *command) bool {
 	switch {
 	case c.linkLost || !n.connected():
-		c.phase, c.asked, c.linkLost, c.until = primaryCheck, false, false, 0
+		c.phase, c.asked, c.linkLost, c.until, c.tries = primaryCheck, false, false, 0, 0
 	case c.reply == 0:
 		return false
 	case c.reply == ErrConcurrent || c.reply == ErrTransient:
@@ -189,10 +189,10 @@ func (n *Node) promotionOvertaken(c *command) bool {
 	}
 	if n.connected() {
 		// The handshake told the peer Secondary: it must be asked.
-		c.phase, c.until = primaryCheck, 0
+		c.phase, c.until, c.tries = primaryCheck, 0, 0
 		return true
 	}
-	c.phase, c.asked, c.until = primaryCheck, false, 0
+	c.phase, c.asked, c.until, c.tries = primaryCheck, false, 0, 0
 	return true
 }
 
