@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -118,10 +119,10 @@ func powerRound(t *testing.T, protocol byte, seed uint64, c *tally) {
 	rng := rand.New(rand.NewPCG(seed, uint64(protocol)))
 	r := &round{t: t, rng: rng, book: newBook(), knobs: drawKnobs(rng, protocol), tally: c}
 	plan := make([]episode, 1+rng.IntN(episodesMax))
-	names := ""
+	var names strings.Builder
 	for i := range plan {
 		plan[i] = episodes[rng.IntN(len(episodes))]
-		names += " " + plan[i].name
+		names.WriteString(" " + plan[i].name)
 	}
 	begin := time.Now()
 	defer func() {
@@ -130,7 +131,7 @@ func powerRound(t *testing.T, protocol byte, seed uint64, c *tally) {
 			r.load.stop.Store(true)
 		}
 		if t.Failed() {
-			t.Logf("seed %d, protocol %c, after %v:%s\n%+v", seed, protocol, time.Since(begin).Round(time.Millisecond), names, r.knobs)
+			t.Logf("seed %d, protocol %c, after %v:%s\n%+v", seed, protocol, time.Since(begin).Round(time.Millisecond), names.String(), r.knobs)
 		}
 	}()
 	r.pair = newPair(t, r.knobs)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
 )
 
 // TestClientShare: what clients may take leaves the peer and the operator theirs.

@@ -110,11 +110,6 @@ func TestControlCrowd(t *testing.T) {
 	eventually(t, "goroutines end", func() bool { return runtime.NumGoroutine() <= before+5 })
 }
 
-func isTimeout(err error) bool {
-	nerr, ok := err.(net.Error)
-	return ok && nerr.Timeout()
-}
-
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(controlPatience); !ok(); time.Sleep(5 * time.Millisecond) {

@@ -3,6 +3,7 @@ package oracle
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"maps"
 	"slices"
 )
 
@@ -125,9 +126,7 @@ func hotExtents(ring []record) (hot map[uint32]bool, readable bool) {
 		for i, extent := range r.context {
 			table[r.first+uint16(i)] = extent
 		}
-		for slot, extent := range r.changes {
-			table[slot] = extent
-		}
+		maps.Copy(table, r.changes)
 	}
 	hot = map[uint32]bool{}
 	for _, extent := range table {
