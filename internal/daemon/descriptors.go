@@ -55,12 +55,14 @@ func (d *Daemon) shareDescriptors(locals []wanted) {
 }
 
 // patientListener accepts at most so many connections at a time, and waits
-// when there is no descriptor for one, which it says once.
+// when there is no descriptor for one, which it says once. One goroutine
+// accepts.
 type patientListener struct {
 	net.Listener
 	log   *slog.Logger
 	what  string
 	slots chan struct{} // holds one token per connection
+	full  time.Time     // when it was last said that all slots are taken; Accept's alone
 }
 
 func newPatientListener(l net.Listener, log *slog.Logger, what string, connections int) *patientListener {
@@ -70,6 +72,10 @@ func newPatientListener(l net.Listener, log *slog.Logger, what string, connectio
 const (
 	patienceMin = 20 * time.Millisecond
 	patienceMax = time.Second
+
+	// fullEvery is how often it is said that all connections are in use: a crowd
+	// that comes and goes must not fill the log.
+	fullEvery = time.Minute
 )
 
 // Accept implements net.Listener.
@@ -77,7 +83,10 @@ func (l *patientListener) Accept() (net.Conn, error) {
 	select {
 	case l.slots <- struct{}{}:
 	default:
-		l.log.Warn("all connections are in use, more have to wait", "on", l.what, "connections", cap(l.slots))
+		if now := time.Now(); l.full.IsZero() || now.Sub(l.full) >= fullEvery {
+			l.full = now
+			l.log.Warn("all connections are in use, more have to wait", "on", l.what, "connections", cap(l.slots))
+		}
 		l.slots <- struct{}{}
 	}
 	for pause := patienceMin; ; pause = min(2*pause, patienceMax) {
