@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -15,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"replicad/internal/figure"
 )
 
 // besieged is a server with one good client that reads and writes all the time.
@@ -268,7 +269,7 @@ func TestSiegeCrowd(t *testing.T) {
 	if lines, allowed := book.lines.Load(), complaintsMax*(2+int64(time.Since(begin)/time.Second)); lines > allowed {
 		t.Errorf("%d lines in the log, at most %d are for %d clients that came to nothing", lines, allowed, n)
 	}
-	fmt.Println("figure: half-open-connections", n)
+	figure.Print("half-open-connections", n)
 }
 
 type lineCounter struct{ lines atomic.Int64 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"replicad/internal/figure"
 	"replicad/replica/core"
 	"replicad/wire"
 )
@@ -472,7 +473,7 @@ func TestTurncoat(t *testing.T) {
 		t.Run("secondary", secondaryVictim)
 		t.Run("primary", primaryVictim)
 	})
-	fmt.Println("figure: hostile-peer-attacks", 2*len(anyState(testSize)))
+	figure.Print("hostile-peer-attacks", 2*len(anyState(testSize)))
 }
 
 // primaryVictim: the turncoat shows up as the outdated peer of a Primary that

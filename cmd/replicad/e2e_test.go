@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"replicad/internal/ctl"
+	"replicad/internal/figure"
 	"replicad/internal/reqtool"
 	"replicad/nbd"
 )
@@ -234,7 +234,7 @@ func TestSameBlocks(t *testing.T) {
 			for round := range rounds {
 				sameBlocks(t, p, uint64(round), 250*time.Millisecond)
 			}
-			fmt.Println("figure: same-blocks-rounds", rounds)
+			figure.Print("same-blocks-rounds", rounds)
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"replicad/internal/cable"
+	"replicad/internal/figure"
 	"replicad/internal/reqtool"
 )
 
@@ -63,7 +64,7 @@ func TestFioUnderFaults(t *testing.T) {
 	if t.Failed() {
 		t.Fatalf("files in %s\n%s", p.dir, k.primary.log())
 	}
-	fmt.Println("figure: fio-passes-under-faults", n)
+	figure.Print("fio-passes-under-faults", n)
 
 	size := k.primary.dial().Size()
 	k.primary.hangUp()

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"replicad/internal/figure"
 	"replicad/nbd"
 	"replicad/replica/disk"
 	"replicad/replica/meta"
@@ -171,7 +172,7 @@ func TestMemoryOneTiB(t *testing.T) {
 	if err := p.be1().await(regexp.MustCompile(`^Connected\n`), "cstate", "r0"); err != nil {
 		t.Error(err)
 	}
-	fmt.Printf("figure: rss-mib-1tib %d\n", max(peak, check("with a stuck peer", p.be1())))
+	figure.Print("rss-mib-1tib-max", max(peak, check("with a stuck peer", p.be1())))
 }
 
 // cpu returns the time the daemon has used, in ticks of 10 ms.

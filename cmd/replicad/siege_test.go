@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"replicad/internal/figure"
 )
 
 // TestSiege: two daemons as they are shipped mirror a client's writes, while
@@ -61,8 +63,8 @@ func TestSiege(t *testing.T) {
 	}
 	p.be1().hangUp()
 	p.sameDisks(p.be1(), ledgerBlocks*4096)
-	fmt.Println("figure: half-open-connections", len(crowd))
-	fmt.Println("figure: siege-rss-mib", most>>10)
+	figure.Print("half-open-connections", len(crowd))
+	figure.Print("siege-rss-mib-max", most>>10)
 }
 
 // place is an address of a daemon.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"replicad/internal/figure"
 	"replicad/nbd"
 	"replicad/replica/core"
 	"replicad/replica/disk/disktest"
@@ -64,9 +65,9 @@ func TestLinearizability(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	fmt.Printf("figure: linearizability-histories %d\n", histories.Load())
-	fmt.Printf("figure: linearizability-operations %d\n", operations.Load())
-	fmt.Printf("figure: linearizability-failovers %d\n", failovers.Load())
+	figure.Print("linearizability-histories", histories.Load())
+	figure.Print("linearizability-operations", operations.Load())
+	figure.Print("linearizability-failovers", failovers.Load())
 }
 
 // linearRound is a pair, its clients, and what happens to them.

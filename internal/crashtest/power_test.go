@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"replicad/internal/figure"
 	"replicad/replica"
 	"replicad/replica/core"
 	"replicad/replica/disk/disktest"
@@ -81,7 +82,7 @@ func (c *tally) print() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, n := range c.counts {
-		fmt.Printf("figure: power-%s %d\n", name, n)
+		figure.Print("power-"+name, n)
 	}
 }
 

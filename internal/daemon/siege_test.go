@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"replicad/internal/ctl"
+	"replicad/internal/figure"
 )
 
 // controlAttacks are bytes for the control socket, and what the answer begins
@@ -60,7 +61,7 @@ func TestControlAttacks(t *testing.T) {
 	if err != nil || r.Role != "Secondary" || r.Volumes[0].Disk != "UpToDate" && r.Volumes[0].Disk != "Inconsistent" {
 		t.Errorf("%+v, %v", r, err)
 	}
-	fmt.Println("figure: hostile-control-attacks", len(controlAttacks))
+	figure.Print("hostile-control-attacks", len(controlAttacks))
 }
 
 func dialControl(t *testing.T, c *ctl.Client) net.Conn {

@@ -44,10 +44,11 @@ var arrows = map[string][]string{
 	"bench":                 {"nbd"},
 	"internal/cable":        {},
 	"internal/failpoint":    {},
+	"internal/figure":       {},
 	"internal/ledger":       {},
 	"internal/mutant":       {},
 	"internal/reqtool":      {},
-	"internal/torture":      {"nbd", "internal/cable", "internal/ctl", "internal/failpoint", "internal/ledger"},
+	"internal/torture":      {"nbd", "internal/cable", "internal/ctl", "internal/failpoint", "internal/figure", "internal/ledger"},
 	"internal/tidy":         {},
 }
 

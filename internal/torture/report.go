@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"replicad/internal/cable"
+	"replicad/internal/figure"
 	"replicad/internal/ledger"
 )
 
@@ -93,17 +94,17 @@ func (c *counts) print(w io.Writer, d time.Duration) {
 	for _, k := range slices.Sorted(maps.Keys(c.failpoints)) {
 		fmt.Fprintf(w, "  %-28s %d\n", k, c.failpoints[k])
 	}
-	fmt.Fprintf(w, "figure: kill-rounds %d\n", c.rounds)
-	fmt.Fprintf(w, "figure: kill-writes-completed %d\n", c.completed)
-	fmt.Fprintf(w, "figure: kill-writes-flushed %d\n", c.flushed)
-	fmt.Fprintf(w, "figure: kill-sectors-verified %d\n", c.verified)
+	figure.Print("kill-rounds", c.rounds)
+	figure.Print("kill-writes-completed", c.completed)
+	figure.Print("kill-writes-flushed", c.flushed)
+	figure.Print("kill-sectors-verified", c.verified)
 	struck := 0
 	for _, n := range c.failpoints {
 		struck += n
 	}
-	fmt.Fprintf(w, "figure: kill-failpoints-struck %d\n", struck)
+	figure.Print("kill-failpoints-struck", struck)
 	for _, k := range slices.Sorted(maps.Keys(c.episodes)) {
-		fmt.Fprintf(w, "figure: kill-fault-%s %d\n", k, c.episodes[k])
+		figure.Print("kill-fault-"+string(k), c.episodes[k])
 	}
 }
 

@@ -3,7 +3,6 @@ package link
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"replicad/internal/figure"
 	"replicad/wire"
 )
 
@@ -248,7 +248,7 @@ func TestSiege(t *testing.T) {
 	}
 	s.t = t
 	s.settled(before)
-	fmt.Println("figure: hostile-peer-attacks", len(attacks))
+	figure.Print("hostile-peer-attacks", len(attacks))
 }
 
 // settled demands that goroutines and half-open connections are gone.
@@ -311,7 +311,7 @@ func TestSiegeCrowd(t *testing.T) {
 	s.unharmed()
 	s.settled(before)
 	s.b.checkReports(t, time.Since(begin))
-	fmt.Println("figure: half-open-connections", n)
+	figure.Print("half-open-connections", n)
 }
 
 // checkReports demands at most one report of strangers a second, and one at all.

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -17,13 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"replicad/internal/figure"
 	"replicad/wire"
 )
 
 // attackRefused counts for the summary of a whole run.
 func attackRefused() {
 	if testing.Verbose() {
-		fmt.Println("figure: tls-attacks-refused 1")
+		figure.Print("tls-attacks-refused", 1)
 	}
 }
 
