@@ -225,3 +225,38 @@ func TestJournal(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A read during a write may see the sector in parts, one after it may not; and
+// zeroes may come from any writer of zeroes that was still at it.
+func TestCheckReadWhileWriting(t *testing.T) {
+	s, err := NewSectors(4, 7, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, zero := make([]byte, SectorSize), make([]byte, SectorSize)
+	slow := s.Issue(1, 1, true)
+	s.Issue(1, 1, true).Completed(false)
+	w := s.Issue(1, 1, false)
+	w.Fill(p)
+	clear(p[:SectorSize/2])
+	during := s.Now()
+	if err := s.CheckRead(1, p, during); err != nil {
+		t.Errorf("in parts, during the write: %v", err)
+	}
+	w.Completed(false)
+	if err := s.CheckRead(1, p, during); err != nil {
+		t.Errorf("in parts, by a read that began during the write: %v", err)
+	}
+	if err := s.CheckRead(1, zero, s.Now()); err != nil {
+		t.Errorf("zeroes of a writer that is still at it: %v", err)
+	}
+	slow.Completed(false)
+	if err := s.CheckRead(1, p, s.Now()); err == nil {
+		t.Error("a sector in parts was accepted after the write")
+	}
+	done := s.Issue(1, 1, false)
+	done.Completed(false)
+	if err := s.CheckRead(1, zero, s.Now()); err == nil {
+		t.Error("zeroes of a writer that had ended before were accepted")
+	}
+}
