@@ -113,6 +113,10 @@ func (n *Node) afterChange(v *volume, old State) {
 	if indicates(old) && !indicates(v.st) && !n.demoting {
 		n.dropIndicator(v)
 	}
+	if n.role == Primary && old.Disk > Inconsistent && v.st.Disk == Inconsistent && n.connected() {
+		n.exposePeer(v) // agreed to become the target of a full sync
+	}
+	n.notePeerServed(v)
 	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 {
 		v.unsure = true
 		if n.peerServesAlready(v) {

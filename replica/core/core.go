@@ -81,7 +81,7 @@ type volume struct {
 	fullSync      bool   // every bit is being set
 	keepIndicator bool   // the primary indicator outlives the role for a moment
 	syncAgreed    bool   // a full sync with the peer as target was agreed; it is getting ready
-	served        bool   // a Primary without a disk was served from this one, in this generation
+	served        bool   // a Primary without good data was served from this disk, in this generation
 	shared        bool   // the peer may have reached our generation without our knowing: leave it before writing alone
 	lateAlone     bool   // the session ended while the peer had no disk: what it sent and still waits here is marked
 	heardUUIDs    bool   // in this session

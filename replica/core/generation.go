@@ -78,6 +78,14 @@ func (g Generation) Rotate(newRandom uint64, primary bool) Generation {
 	return g.WithPrimary(primary)
 }
 
+// leave starts a generation without a new base for the bitmap: blocks are still
+// marked relative to the one before.
+func (g Generation) leave(newRandom uint64) Generation {
+	g.H1, g.H2 = masked(g.Current), g.H1
+	g.Current = freshUUID(newRandom)
+	return g
+}
+
 // StartSource begins a resync as its source. It returns the tuple from now on,
 // and the sync UUID to send to the target: derived from the base of the
 // bitmap if there is one, else random.

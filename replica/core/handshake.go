@@ -237,7 +237,7 @@ func (n *Node) resize(v *volume, size uint64) {
 // decide runs the compare table on both ends' generation ids. It reports
 // false when the connection is refused.
 func (n *Node) decide(v *volume, peer State) (Decision, bool) {
-	if n.role == Primary && v.st.Disk < Inconsistent && peer.Disk >= Negotiating && !v.continues(&v.peerGen) {
+	if n.role == Primary && v.st.Disk <= Inconsistent && peer.Disk >= Negotiating && !v.continues(&v.peerGen) {
 		n.log(v, LevelError, "Can only connect to data with current UUID=%016X", v.exposed)
 		n.refusePeer()
 		return Decision{}, false
@@ -401,6 +401,7 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 	}
 	n.change(v, edit)
 	n.exposePeer(v)
+	n.notePeerServed(v)
 	switch conn {
 	case WFBitMapS:
 		n.becomeSource(v, d.Full)
@@ -413,11 +414,21 @@ func (n *Node) carryOut(v *volume, peer State, d Decision) {
 	}
 }
 
-// exposePeer: a diskless Primary shows its clients the peer's data.
+// exposePeer: a Primary without good data of its own, diskless or the target
+// of a resync, shows its clients the peer's.
 func (n *Node) exposePeer(v *volume) {
-	if n.role == Primary && v.st.Disk <= Failed && v.st.PDisk == UpToDate && v.peerGen.Current != 0 {
+	if n.role == Primary && v.st.Disk <= Inconsistent && v.st.PDisk == UpToDate && v.peerGen.Current != 0 {
 		v.exposed, v.unsure = v.peerGen.Current, false
 		n.releaseIDOps(v)
+	}
+}
+
+// notePeerServed notes that a Primary's clients see this node's data. Should it
+// write alone later, they must not find what it wrote under what they know:
+// see promotedGeneration.
+func (n *Node) notePeerServed(v *volume) {
+	if n.connected() && v.st.Peer == Primary && v.st.PDisk <= Inconsistent && v.st.Disk == UpToDate {
+		v.served = true
 	}
 }
 

@@ -221,8 +221,9 @@ func (n *Node) becomePrimary(c *command) {
 		v.gen = v.gen.WithPrimary(true)
 		if v.disk.bm != nil {
 			v.exposed = v.gen.Current
-		} else {
-			n.exposePeer(v)
+		}
+		n.exposePeer(v)
+		if v.disk.bm == nil {
 			v.unsure = true // the peer, serving us alone, starts a new generation
 		}
 		n.claimResync(v)
@@ -252,10 +253,12 @@ func (n *Node) promotedGeneration(v *volume, alone, raised bool) {
 	case alone && v.shared:
 		n.leaveShared(v)
 	case alone && v.served:
-		// A Primary without a disk showed our data to its clients. They must
+		// A Primary without good data showed ours to its clients. They must
 		// not go on with what ours write now: a new id keeps them away. What
-		// the bitmap is relative to stays.
-		v.gen.Current = n.newUUID()
+		// the bitmap is relative to stays. The id that is left goes into the
+		// history: the peer may have it, if it ended a resync and we did not see it.
+		v.gen = v.gen.leave(n.newUUID())
+		v.served = false
 		n.log(v, LevelInfo, "new current UUID %s", v.gen)
 	}
 }

@@ -73,7 +73,7 @@ var faultWeights = [faultEnd]int{
 	faultCut: 6, faultCutOneWay: 4, faultHeal: 14, faultReset: 6, faultKill: 6, faultPower: 5, faultBothDown: 2,
 	faultStart: 14, faultFreeze: 2, faultDiskError: 3, faultNewDisk: 2, faultPromote: 12, faultDemote: 4,
 	faultSwitch: 4, faultFailover: 3, faultLoseAndDie: 4, faultConnect: 8, faultDisconnect: 3, faultDetach: 3, faultAttach: 8,
-	faultInvalidate: 2, faultInvalidateRemote: 2, faultOutdate: 1, faultForce: 1,
+	faultInvalidate: 6, faultInvalidateRemote: 6, faultOutdate: 1, faultForce: 1,
 	faultStall: 6, faultHalfOpen: 4, faultNarrow: 3, faultDamage: 4, faultRefuse: 2, faultClock: 3, faultSuspend: 2,
 	faultBothPromote: 3, faultBothDiscard: 2, faultWrong: 6, faultConfig: 3, faultTentative: 1,
 	faultRecoveryCrash: 3, faultCommandCrash: 3,
