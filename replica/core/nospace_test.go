@@ -67,3 +67,21 @@ func TestNoSpaceDuringResync(t *testing.T) {
 		t.Errorf("%d resyncs; the block that differs needs a second", n)
 	}
 }
+
+// TestNoSpaceLeavesSomethingToFlush: a write that found no space may have
+// reached the cache in part. What the next flush covers, and what a resync
+// copies from there and then calls the same on both disks, includes that part.
+func TestNoSpaceLeavesSomethingToFlush(t *testing.T) {
+	p, a, _ := syncedPair(t, 'C')
+	p.breakLink(DropPing)
+	a.write(1, 7)
+	a.push(Event{Kind: EvFlush, Buf: 2})
+	p.settle()
+	before := a.flushes
+	a.fullDisk(3, 7)
+	a.push(Event{Kind: EvFlush, Buf: 4})
+	p.settle()
+	if a.results[3] != IONoSpace || a.flushes != before+1 {
+		t.Errorf("write: %v; %d flushes of the disk after it", a.results[3], a.flushes-before)
+	}
+}

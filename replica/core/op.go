@@ -239,6 +239,7 @@ func (n *Node) diskDone(o *op, e *Event) {
 		// a good peer the disk is dropped like any that fails, and the client
 		// notices nothing.
 		o.noSpace = true
+		v.disk.unflushed = true // a part of it may be in the cache
 		n.setBits(v, o.first, o.last)
 		if o.seq != 0 && o.session == n.link.session && n.link.up {
 			// A resync target took the write that we did not. An answer that is
