@@ -30,6 +30,7 @@ type resync struct {
 	source    bool
 	run       uint64 // tells this resync from others
 	theirEnd  bool   // source: the target's bitmap is complete
+	opened    bool   // source: the sync UUID is in our tuple
 	begun     bool   // source: the target asked for a block, so it is Inconsistent by now
 	confirmed bool   // source: the barrier out now was sent after the resync began
 	acked     [2][]span

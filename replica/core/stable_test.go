@@ -146,3 +146,27 @@ func TestSyncUUIDIsDurableFirst(t *testing.T) {
 		t.Errorf("sent %+v, on disk %s", m, r.super[0].Gen)
 	}
 }
+
+// The source's superblock says that the target's disk is out of date before
+// the target can begin, let alone end: a source that crashes then must know, as
+// soon as it is back, that its generation may be the target's too.
+func TestResyncIsOnRecordBeforeTheTargetBegins(t *testing.T) {
+	r := newRig(t, 'C', 1)
+	s := goodSuper()
+	s.Gen = Generation{Current: rigGen + 0x100, Bitmap: rigGen}
+	r.attach(0, s)
+	r.connect(rigSize, wire.UUIDs{Current: rigGen}, peerState(Secondary, UpToDate))
+	r.hold[ActMetaSuper] = true
+	r.peer(wire.Msg{Kind: wire.KindBitmapEnd})
+	r.do(r.answer(r.held[0], IOOK)...)
+	crashed := r.super[0]
+	if r.lastSent(wire.KindSyncUUID) == nil || crashed.Flags&FlagPeerOutdated == 0 {
+		t.Fatalf("the target may begin; on disk: flags %x", crashed.Flags)
+	}
+	again := newRig(t, 'C', 1)
+	again.attach(0, crashed)
+	again.do(Event{Kind: EvCommand, Cmd: &Command{ID: 1002, Kind: CmdPrimary}})
+	if g := again.super[0].Gen; masked(g.Current) == s.Gen.Current {
+		t.Errorf("promoted alone with %s, which may be the target's", g)
+	}
+}

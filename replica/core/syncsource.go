@@ -38,6 +38,7 @@ func (n *Node) openSource(v *volume) (syncUUID uint64) {
 	old := v.gen
 	v.gen, syncUUID = old.StartSource(n.newUUID())
 	v.gen = v.gen.keepAncestor(old, v.peerGen.Current)
+	v.sync.opened = true
 	n.log(v, LevelInfo, "updated sync UUID %s", v.gen)
 	return syncUUID
 }
