@@ -244,13 +244,13 @@ func (n *Node) becomePrimary(c *command) {
 func (n *Node) promotedGeneration(v *volume, alone, raised bool) {
 	switch {
 	case v.disk.bm == nil || v.st.Disk != UpToDate:
-	case raised || (alone && v.gen.Bitmap == 0):
+	case raised || ((alone || v.targetUnrecorded()) && v.gen.Bitmap == 0):
 		if alone && !raised && v.st.PDisk != Outdated {
 			n.log(v, LevelWarn, "promoted without contact with the peer: if it is Primary or has newer data, this is a split brain")
 		}
 		v.gen = v.gen.Rotate(n.newUUID(), true)
 		n.log(v, LevelInfo, "new current UUID %s", v.gen)
-	case alone && v.shared:
+	case alone && v.shared, v.targetUnrecorded():
 		n.leaveShared(v)
 	case alone && v.served:
 		// A Primary without good data showed ours to its clients. They must
@@ -261,6 +261,13 @@ func (n *Node) promotedGeneration(v *volume, alone, raised bool) {
 		v.served = false
 		n.log(v, LevelInfo, "new current UUID %s", v.gen)
 	}
+}
+
+// targetUnrecorded reports that the peer is about to be our target, and has
+// not said yet, by the end of its bitmap, that its superblock knows. Until then
+// it holds data of our generation for good, and our writes are announced to it only.
+func (v *volume) targetUnrecorded() bool {
+	return v.st.Conn == WFBitMapS && !v.sync.theirEnd && masked(v.peerGen.Current) == masked(v.gen.Current)
 }
 
 // announcePrimary tells the peer about the promotion. After a forced one both
