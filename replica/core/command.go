@@ -319,6 +319,9 @@ func (n *Node) runDetach(c *command) bool {
 		}
 		return true
 	case detachQuiesce:
+		if !c.Force && !n.incoming.writesDrained() {
+			return false // the Primary counts on them being here
+		}
 		want := v.st
 		want.Disk = Failed
 		if _, err := Check(v.st, want, n.rules(v)); err.Failed() && !c.Force {

@@ -79,7 +79,7 @@ func (n *Node) Congested() bool { return len(n.incoming.queue) >= peerQueueMark 
 // arrive takes a message of the data channel.
 func (n *Node) arrive(m *wire.Msg, buf Buf) {
 	in := &n.incoming
-	if m.Flags&wire.FlagWantRecvAck != 0 && isMirrored(m.Kind) {
+	if m.Flags&wire.FlagWantRecvAck != 0 && isMirrored(m.Kind) && n.takes(m.Vol) {
 		n.send(wire.Msg{Kind: wire.KindRecvAck, Vol: m.Vol, Seq: m.Seq}, 0)
 	}
 	overtakes := mutant.On(mutant.EpochOvertakes) && isMirrored(m.Kind) && len(in.queue) == 0 && in.holds == 0
@@ -93,6 +93,12 @@ func (n *Node) arrive(m *wire.Msg, buf Buf) {
 		return
 	}
 	n.take(m, buf)
+}
+
+// takes reports that a write for the volume will be applied, as far as is known.
+func (n *Node) takes(vol uint16) bool {
+	v := n.findVolume(vol)
+	return v != nil && v.writable()
 }
 
 func isMirrored(k wire.Kind) bool {
