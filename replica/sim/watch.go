@@ -63,18 +63,18 @@ func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	}
 }
 
+// resyncEnded notes the end of a resync, which is the target's: it is UpToDate
+// before its source hears of it. By then the target may have written alone, or
+// lost its power.
 func (w *World) resyncEnded(n *node, v *volume, old, now core.State) {
-	switch {
-	case old.Conn == core.SyncTarget && now.Disk == core.UpToDate:
-		v.virgin, v.tainted = false, n.peer().vols[v.id].tainted
-		w.oracle.ResyncEnds(w.stamp(), v.id, 1-n.id, n.id, v.disk.cache)
-		if p := n.peer(); !p.up || p.life != v.syncLife || p.vols[v.id].st.Conn < core.Connected {
-			w.oracle.SettleFor(w.stamp(), n.id, v.id, v.disk.cache)
-		}
-	case sourcing(old.Conn) && now.PDisk == core.UpToDate:
-		p := n.peer().vols[v.id]
-		p.tainted = v.tainted
-		w.oracle.ResyncEnds(w.stamp(), v.id, n.id, 1-n.id, p.disk.cache)
+	if old.Conn != core.SyncTarget || now.Disk != core.UpToDate {
+		return
+	}
+	p := n.peer()
+	v.virgin, v.tainted = false, p.vols[v.id].tainted
+	w.oracle.ResyncEnds(w.stamp(), v.id, 1-n.id, n.id, v.disk.cache)
+	if !p.up || p.life != v.syncLife || p.vols[v.id].st.Conn < core.Connected {
+		w.oracle.SettleFor(w.stamp(), n.id, v.id, v.disk.cache)
 	}
 }
 
