@@ -36,6 +36,7 @@ func (n *Node) rules(v *volume) Rules {
 		TwoPrimaries: n.cfg.Net.AllowTwoPrimaries, Fencing: v.cfg.Fencing, OnNoData: v.cfg.OnNoData,
 		HasNet: v.st.Conn != StandAlone, Open: v.opens > 0, ProtocolVersion: 101,
 		ExposedCurrent: v.shownCurrent(), MetaCurrent: v.gen.Current, AttachDisk: v.attachDisk(),
+		PeerNewer: v.peerNewer(),
 	}
 	for _, other := range n.vols {
 		if other != v && other.st.Peer == Primary {
@@ -60,6 +61,18 @@ func (v *volume) shownCurrent() uint64 {
 // attachDisk is the state the disk would have by its own metadata alone.
 func (v *volume) attachDisk() Disk {
 	return AttachDisk(v.disk.super.flags, v.cfg.Fencing)
+}
+
+// peerNewer reports that the peer is UpToDate with data that follows from ours.
+func (v *volume) peerNewer() bool {
+	u := &v.peerGen
+	peer := Generation{Current: u.Current, Bitmap: u.Bitmap, H1: u.H1, H2: u.H2}
+	if v.st.PDisk != UpToDate || !v.heardUUIDs || v.gen.empty() || peer.empty() || masked(peer.Current) == masked(v.gen.Current) {
+		return false
+	}
+	_, older := descends(v.gen, peer)
+	_, newer := descends(peer, v.gen)
+	return older && !newer
 }
 
 // metaFlags are the superblock flags that belong to the volume's state now.
@@ -200,7 +213,12 @@ func (n *Node) lostPeerData(v *volume) {
 func (n *Node) continueAlone(v *volume) {
 	v.exposed, v.unsure = v.gen.Current, false
 	n.freeze()
-	n.saveSuper(v, func(bool) { n.thaw() })
+	n.saveSuper(v, func(bool) {
+		if n.connected() {
+			n.sendUUIDs(v) // a disk that comes back finds out that it is behind
+		}
+		n.thaw()
+	})
 }
 
 // serveAlone holds the peer's writes until the superblock says that ours is

@@ -136,10 +136,15 @@ func abortSync(old, s State) State {
 
 // endNegotiation decides about a disk whose handshake will not come: with the
 // data that clients were shown last it may be used as its metadata says;
-// anything else would let a diskless Primary go back in time.
+// anything else would let a diskless Primary go back in time. Metadata cannot
+// say what the peer told while it was connected: that its own data is newer.
+// (DRBD 8.4 forgets it, and would promote the old data.)
 func endNegotiation(s State, r Rules) (_ State, lost bool) {
 	if r.ExposedCurrent&^uuidPrimary == r.MetaCurrent&^uuidPrimary {
 		s.Disk = r.AttachDisk
+		if r.PeerNewer {
+			s.Disk = min(s.Disk, Outdated)
+		}
 		return s, false
 	}
 	s.Disk, s.PDisk = Diskless, DUnknown

@@ -17,6 +17,7 @@ type Rules struct {
 	ExposedCurrent   uint64 // current UUID of the data last shown to clients
 	MetaCurrent      uint64 // current UUID in the metadata of a Negotiating disk
 	AttachDisk       Disk   // what a Negotiating disk becomes when the link is lost first
+	PeerNewer        bool   // but at best Outdated: the peer's data follows from what is in that metadata
 }
 
 // refusal is one reason why a state may not be.
