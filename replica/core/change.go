@@ -65,8 +65,7 @@ func (v *volume) attachDisk() Disk {
 
 // peerNewer reports that the peer is UpToDate with data that follows from ours.
 func (v *volume) peerNewer() bool {
-	u := &v.peerGen
-	peer := Generation{Current: u.Current, Bitmap: u.Bitmap, H1: u.H1, H2: u.H2}
+	peer := v.peerTuple()
 	if v.st.PDisk != UpToDate || !v.heardUUIDs || v.gen.empty() || peer.empty() || masked(peer.Current) == masked(v.gen.Current) {
 		return false
 	}

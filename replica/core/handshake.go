@@ -339,11 +339,16 @@ func (n *Node) facts(v *volume) Facts {
 func (n *Node) peerFacts(v *volume, peer State) Facts {
 	u := &v.peerGen
 	return Facts{
-		Gen:  Generation{Current: u.Current, Bitmap: u.Bitmap, H1: u.H1, H2: u.H2},
-		Bits: u.Bits, CrashedPrimary: u.Flags&wire.UUIDFlagCrashedPrimary != 0, Primary: peer.Role == Primary,
+		Gen: v.peerTuple(), Bits: u.Bits, CrashedPrimary: u.Flags&wire.UUIDFlagCrashedPrimary != 0, Primary: peer.Role == Primary,
 		Discard: u.Flags&wire.UUIDFlagDiscardMyData != 0, Inconsistent: u.Flags&wire.UUIDFlagInconsistent != 0,
 		Disk: peer.Disk,
 	}
+}
+
+// peerTuple is the peer's generation as it last told.
+func (v *volume) peerTuple() Generation {
+	u := &v.peerGen
+	return Generation{Current: u.Current, Bitmap: u.Bitmap, H1: u.H1, H2: u.H2}
 }
 
 // peerDisk is the peer's disk state, or what it will be once the handshake is over.

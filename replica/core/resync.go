@@ -19,8 +19,9 @@ import (
 // Secondary target from the reply on, because mirrored writes that the source
 // sent before the reply must pass first.
 type resync struct {
-	running   bool   // target: requests may go out; source: the sync UUID is out
-	total     uint64 // bits at the start
+	running   bool       // target: requests may go out; source: the sync UUID is out
+	from      Generation // target: the source's tuple as the resync began
+	total     uint64     // bits at the start
 	start     Time
 	cursor    uint64 // target: where the next request starts
 	inFlight  uint64 // target: bytes asked for and not written

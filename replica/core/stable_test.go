@@ -170,3 +170,25 @@ func TestResyncIsOnRecordBeforeTheTargetBegins(t *testing.T) {
 		t.Errorf("promoted alone with %s, which may be the target's", g)
 	}
 }
+
+// TestTargetEndsInTheGenerationItCopied: the source counts the target as lost
+// and starts a new generation, while the last blocks and their barrier are
+// already there. What the target has is the generation before.
+func TestTargetEndsInTheGenerationItCopied(t *testing.T) {
+	s := goodSuper()
+	s.Gen = Generation{Current: rigGen}
+	r := newRig(t, 'C', 1)
+	r.attach(0, s)
+	source := wire.UUIDs{Current: rigGen + 0x100, Bitmap: rigGen}
+	r.connect(rigSize, source, peerState(Primary, UpToDate))
+	r.expect("cs:WFBitMapT")
+	r.peer(wire.Msg{Kind: wire.KindBitmapEnd})
+	source.H1, source.Bitmap = rigGen, rigGen+UUIDNewBMOffset
+	r.peer(wire.Msg{Kind: wire.KindUUIDs, Body: &source}, wire.Msg{Kind: wire.KindSyncUUID, Arg: source.Bitmap})
+	r.expect("cs:SyncTarget")
+	r.peer(wire.Msg{Kind: wire.KindUUIDs, Body: &wire.UUIDs{Current: rigGen + 0x200, Bitmap: rigGen + 0x100}}, wire.Msg{Kind: wire.KindBarrier, Seq: 1})
+	r.expect("cs:Connected ro:Secondary/Primary ds:UpToDate/UpToDate")
+	if g := r.super[0].Gen; masked(g.Current) != rigGen+0x100 {
+		t.Errorf("the generation is %s", g)
+	}
+}

@@ -19,7 +19,7 @@ func (n *Node) receiveSyncUUID(v *volume, uuid uint64) {
 	v.gen = v.gen.StartTarget(uuid)
 	n.log(v, LevelInfo, "updated sync uuid %s", v.gen)
 	s := n.link.session
-	v.sync = resync{total: v.outOfSync(), start: n.now, refilled: n.now}
+	v.sync = resync{from: v.peerTuple(), total: v.outOfSync(), start: n.now, refilled: n.now}
 	n.change(v, func(s *State) { s.Conn = SyncTarget })
 	n.logBegan(v, "SyncTarget")
 	if mutant.On(mutant.TargetNotDurable) {
@@ -226,10 +226,10 @@ func (n *Node) syncTargetStable(v *volume) bool {
 	return y.inFlight == 0 && v.disk.bm.Count() == 0
 }
 
-// finishTarget makes this node's data as good as the source's.
+// finishTarget makes this node's data as good as the source's was: one that has
+// started a new generation since counts ours as lost.
 func (n *Node) finishTarget(v *volume, then func(ok bool)) {
-	p := &v.peerGen
-	v.gen = v.gen.FinishTarget(Generation{Current: p.Current, Bitmap: p.Bitmap, H1: p.H1, H2: p.H2})
+	v.gen = v.gen.FinishTarget(v.sync.from)
 	v.crashed = false
 	if n.role == Primary {
 		v.exposed, v.unsure = v.gen.Current, false
