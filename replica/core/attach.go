@@ -63,7 +63,7 @@ func (n *Node) refuseAttach(v *volume, a *Attachment) StateErr {
 		return ErrDiskTooSmall
 	case n.role == Primary && v.size != 0 && attachedSize(a) < v.size:
 		return ErrDiskTooSmall // clients were shown more
-	case n.role == Primary && v.st.Conn < Connected && shown != 0 && (v.unsure || masked(shown) != masked(a.Super.Gen.Current)):
+	case n.role == Primary && (v.st.Conn < Connected || v.st.PDisk <= Failed) && shown != 0 && (v.unsure || masked(shown) != masked(a.Super.Gen.Current)):
 		return ErrDataNotCurrent
 	}
 	return Success

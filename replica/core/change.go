@@ -132,7 +132,7 @@ func (n *Node) afterChange(v *volume, old State) {
 		n.exposePeer(v) // agreed to become the target of a full sync
 	}
 	n.notePeerServed(v)
-	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 {
+	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 && n.connected() {
 		v.unsure = true
 		if n.peerServesAlready(v) {
 			n.exposePeer(v)
@@ -146,12 +146,18 @@ func (n *Node) afterChange(v *volume, old State) {
 	n.releaseIDOps(v)
 	n.pauseLog(v)
 	n.updateGate(v)
-	if lostContact(old.PDisk, v.st.PDisk) || (old.Peer != Primary && v.st.Peer == Primary && v.st.PDisk < Inconsistent) {
+	if n.takesBack(v, old) || lostContact(old.PDisk, v.st.PDisk) || (old.Peer != Primary && v.st.Peer == Primary && v.st.PDisk < Inconsistent) {
 		n.lostPeerData(v)
 	}
 	if v.disk.bm != nil && v.st.Disk > Failed && v.metaFlags() != v.disk.super.flags {
 		n.saveSuper(v, func(bool) {})
 	}
+}
+
+// takesBack reports that a Primary without a disk got its own again, good by
+// itself, while the peer's is out of reach: that may be of the same generation.
+func (n *Node) takesBack(v *volume, old State) bool {
+	return n.role == Primary && old.Disk < Inconsistent && v.st.Disk == UpToDate && (v.st.PDisk < Inconsistent || v.st.Conn < Connected)
 }
 
 func syncing(c Conn) bool {
@@ -183,16 +189,18 @@ func lostContact(was, is Disk) bool {
 	return false
 }
 
-// lostPeerData starts a new data generation where the peer's copy falls
-// behind from now on: on a Primary, and on the node that serves a Primary
+// lostPeerData starts a new data generation where the peer's copy falls, or
+// stays, behind from now on: on a Primary, and on the node that serves a Primary
 // whose own disk is dead. Nothing is acknowledged to anyone on the new
 // generation before its id is durable.
 func (n *Node) lostPeerData(v *volume) {
 	serving := v.st.Role == Secondary && v.st.Peer == Primary && v.st.PDisk <= Failed && n.connected()
-	if serving && v.shared && v.st.Disk == UpToDate {
+	alone := v.st.Disk == UpToDate && (v.st.Role == Primary || serving)
+	left := alone && v.shared
+	if left {
 		n.leaveShared(v)
 	}
-	rotate := v.st.Disk == UpToDate && v.gen.Bitmap == 0 && (v.st.Role == Primary || serving)
+	rotate := alone && v.gen.Bitmap == 0
 	if rotate && !mutant.On(mutant.NoRotation) {
 		v.gen = v.gen.Rotate(n.newUUID(), v.st.Role == Primary)
 		n.log(v, LevelInfo, "new current UUID %s", v.gen)
@@ -200,7 +208,7 @@ func (n *Node) lostPeerData(v *volume) {
 	switch {
 	case serving:
 		n.serveAlone(v)
-	case rotate:
+	case rotate, left:
 		n.continueAlone(v)
 	}
 	if n.connected() {

@@ -475,10 +475,23 @@ func (n *Node) peerStateChanged(v *volume, peer State) {
 }
 
 func (n *Node) renegotiate(v *volume, peer State) {
-	if !n.agreeSize(v, peer) {
+	if !n.agreeSize(v, peer) || n.dropOld(v, peer) {
 		return
 	}
 	if d, ok := n.decide(v, peer); ok {
 		n.carryOut(v, peer, d)
 	}
+}
+
+// dropOld gives up a Primary's Negotiating disk when the peer's, which served
+// its clients meanwhile, goes before the two were compared: it is older than
+// what they saw.
+func (n *Node) dropOld(v *volume, peer State) bool {
+	if n.role != Primary || v.st.Disk != Negotiating || peer.Disk >= Negotiating || masked(v.shownCurrent()) == masked(v.gen.Current) {
+		return false
+	}
+	n.log(v, LevelError, "Can only attach to data with current UUID=%016X", v.exposed)
+	n.change(v, func(s *State) { s.Peer, s.PDisk = peer.Role, peer.Disk })
+	n.dropDisk(v)
+	return true
 }
