@@ -84,6 +84,9 @@ func (v *volume) metaFlags() MetaFlags {
 	if v.keepIndicator && v.st.Disk >= Inconsistent {
 		f |= FlagPrimaryInd
 	}
+	if v.disk.behind {
+		f &^= FlagWasUpToDate
+	}
 	if c := v.st.Conn; v.sync.opened && (c == WFBitMapS || c == StartingSyncS) {
 		f |= FlagPeerOutdated // on record with the sync UUID, before the target can begin
 	}

@@ -281,6 +281,9 @@ func (n *Node) peerWriteDone(o *op, r IOResult) {
 		v.peerWrote = true
 	} else {
 		n.incoming.failed = true
+		if o.flags&wire.FlagWantWriteAck == 0 || v.st.PDisk == UpToDate {
+			n.fallBehind(v) // the Primary does without our answer
+		}
 	}
 	v.ctr.Unacked--
 	n.incoming.mirrored--

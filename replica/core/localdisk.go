@@ -17,6 +17,7 @@ type localDisk struct {
 	running int  // disk and metadata actions not answered
 	watch   Time // when to look for actions that hang (disktimeout.go); 0 = nothing to look for
 	leaving bool // ActDetach is due or out
+	behind  bool // a write that the peer counts as done is missing here
 
 	attaching *Attachment // until the attach command is answered
 	ready     bool        // its metadata is up to date
@@ -287,7 +288,7 @@ type superWriter struct {
 // durable, with false if the disk failed or is not there.
 func (n *Node) saveSuper(v *volume, then func(ok bool)) {
 	w := &v.disk.super
-	if v.disk.bm == nil || v.st.Disk == Failed {
+	if v.disk.bm == nil || (v.st.Disk == Failed && !v.disk.behind) {
 		then(false)
 		return
 	}
@@ -319,14 +320,13 @@ func (n *Node) startSuper(v *volume) {
 
 func (n *Node) superDone(v *volume, r IOResult) {
 	w := &v.disk.super
-	w.busy = false
-	if r != IOOK {
-		n.diskFailed(v, "superblock write")
-	}
 	callers := w.current
-	w.current = nil
-	if len(w.next) > 0 {
-		if r == IOOK && v.st.Disk != Failed {
+	w.busy, w.current = false, nil
+	if r != IOOK {
+		n.diskFailed(v, "superblock write") // may try once more, to say that it is behind
+	}
+	if len(w.next) > 0 && !w.busy {
+		if r == IOOK && (v.st.Disk != Failed || v.disk.behind) {
 			n.startSuper(v)
 		} else {
 			callers = append(callers, w.next...)
@@ -432,7 +432,22 @@ func (n *Node) diskFailed(v *volume, what string) {
 		return
 	}
 	n.log(v, LevelError, "local disk failed (%s), detaching", what)
+	if n.connected() && v.st.Peer == Primary && v.st.PDisk == UpToDate {
+		n.fallBehind(v)
+	}
 	n.dropDisk(v)
+}
+
+// fallBehind puts on record, if the disk still takes it, that the Primary's
+// writes went on without this disk, and that what it has is not even all of
+// what came before some point: that it is Outdated. Should it come back while
+// the Primary is out of reach, nothing else says so. (DRBD 8.4 calls it
+// UpToDate then.)
+func (n *Node) fallBehind(v *volume) {
+	if v.disk.bm != nil && !v.disk.behind {
+		v.disk.behind = true
+		n.saveSuper(v, func(bool) {})
+	}
 }
 
 // dropDisk makes the disk Failed; it becomes Diskless once nothing runs on it any more.
