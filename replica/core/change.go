@@ -135,7 +135,8 @@ func (n *Node) afterChange(v *volume, old State) {
 		n.exposePeer(v) // agreed to become the target of a full sync
 	}
 	n.notePeerServed(v)
-	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 && n.connected() {
+	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 {
+		v.follows = n.connected() || (v.unsure && v.follows)
 		v.unsure = true
 		if n.peerServesAlready(v) {
 			n.exposePeer(v)

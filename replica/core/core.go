@@ -88,7 +88,8 @@ type volume struct {
 	indicatorOut  bool   // the writes that let the primary indicator go are under way
 	exposed       uint64 // current id of the data that clients were shown (0 = none)
 	idOps         []*op  // writes and flushes done but for the peer's new generation id
-	unsure        bool   // exposed may be out of date: the peer, serving us alone, starts a new generation
+	unsure        bool   // exposed may be out of date, or the disk that had it not hold all of it any more
+	follows       bool   // unsure: the peer, serving us alone, starts a new generation
 	opens         int
 	index         rangeIndex
 	sent          [2]genSet // blocks sent but not covered by an acknowledged barrier: open, awaiting

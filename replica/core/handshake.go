@@ -284,7 +284,7 @@ func sourceOfStrayBits(self, peer Facts, token bool) bool {
 // new generation whose id did not reach us.
 func (v *volume) continues(peer *wire.UUIDs) bool {
 	shown := masked(v.exposed)
-	return shown == 0 || shown == masked(peer.Current) || (v.unsure && shown == masked(peer.Bitmap))
+	return shown == 0 || shown == masked(peer.Current) || (v.unsure && v.follows && shown == masked(peer.Bitmap))
 }
 
 func (n *Node) decideInput(*volume) DecideInput {

@@ -224,7 +224,7 @@ func (n *Node) becomePrimary(c *command) {
 		}
 		n.exposePeer(v)
 		if v.disk.bm == nil {
-			v.unsure = true // the peer, serving us alone, starts a new generation
+			v.unsure, v.follows = true, true
 		}
 		n.claimResync(v)
 		saved := c.await()

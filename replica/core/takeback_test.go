@@ -75,3 +75,19 @@ func TestPrimaryRefusesWhatAnotherWrote(t *testing.T) {
 	r.shake(rigSize, wire.UUIDs{Current: rigGen + 0x100, Bitmap: rigGen}, peerState(Secondary, UpToDate))
 	r.expect("cs:StandAlone ro:Primary/Unknown ds:Diskless/DUnknown")
 }
+
+// TestLonePrimaryTakesNoFailedDiskBack: without a peer, a Primary's disk that
+// failed may have lost what was in its cache.
+func TestLonePrimaryTakesNoFailedDiskBack(t *testing.T) {
+	r := goodPrimary(t, 'C')
+	r.do(Event{Kind: EvLinkDown, Session: r.session, Reason: DropPing})
+	r.do(Event{Kind: EvWrite, Buf: 5, Len: 4096})
+	r.hold[ActDiskFlush] = true
+	r.do(Event{Kind: EvFlush, Buf: 6})
+	r.release(IOError)
+	r.attach(0, r.super[0])
+	r.expect("ds:Diskless/DUnknown")
+	if err := r.cmds[1000]; err != ErrDataNotCurrent {
+		t.Errorf("attach: %v", err)
+	}
+}
