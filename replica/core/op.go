@@ -76,6 +76,7 @@ type op struct {
 	alone    bool // a peer's write of which the peer has no copy: marked and logged like our own
 	nacked   bool // the peer said it could not write it
 	noSpace  bool // the local disk is full
+	borrowed bool // a flush that began while only the peer's disk was good
 	queued   bool // in a queue that will start it
 	indexed  bool
 	blockers int // earlier overlapping operations

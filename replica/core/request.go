@@ -262,6 +262,8 @@ func (n *Node) maybeComplete(o *op) {
 	switch {
 	case o.noSpace:
 		n.complete(o, IONoSpace, 0)
+	case o.borrowed && !o.remoteOK && o.v.st.Disk == UpToDate:
+		n.flushHere(o) // the peer went, but the resync from it had ended
 	case !o.remoteOK && (o.failed || (o.kind == opWrite && o.v.st.Disk != UpToDate)): // a copy on a bad disk does not count
 		n.complete(o, IOError, 0)
 	case !n.dataAccessible(o.v):
@@ -388,8 +390,16 @@ func (n *Node) startFlush(v *volume, buf Buf) {
 		return
 	}
 	n.flushEpoch(o)
+	n.flushHere(o)
+}
+
+// flushHere is the local part of a flush. While ours is no good disk only the
+// peer's can make the flush succeed.
+func (n *Node) flushHere(o *op) {
+	v := o.v
 	good := v.st.Disk == UpToDate
-	o.failed = !good && o.waits != 0 // only the peer's disk can make it good
+	o.borrowed = !good && o.waits != 0
+	o.failed = o.borrowed
 	if !v.writable() {
 		n.maybeComplete(o)
 		return
