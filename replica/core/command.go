@@ -189,6 +189,9 @@ func (n *Node) judgeRequest(r *wire.StateReq) StateErr {
 		if !v.copyable(Conn(r.Conn) == StartingSyncT, Conn(r.Conn) == StartingSyncS) {
 			return ErrNoUpToDateDisk
 		}
+		if v.syncAgreed && isStarting(Conn(r.Conn)) {
+			return ErrResyncRunning // one was asked for, or agreed, that did not begin yet
+		}
 		if Conn(r.Conn) == Disconnecting && v.st.Role == Primary && v.st.Disk < UpToDate && !r.Force {
 			return ErrNoUpToDateDisk
 		}
@@ -410,6 +413,9 @@ func (n *Node) runInvalidate(c *command) bool {
 		if !v.copyable(conn == StartingSyncS, conn == StartingSyncT) {
 			return n.finish(c, ErrNoUpToDateDisk)
 		}
+		if v.syncAgreed {
+			return n.finish(c, ErrResyncRunning) // as good as: the peer is getting ready
+		}
 		c.phase = 1
 		v.syncAgreed = conn == StartingSyncS // the target may be ready before its consent arrives
 		n.ask(c, wire.StateReq{Vol: int32(v.id), Conn: uint8(conn)})
@@ -419,7 +425,7 @@ func (n *Node) runInvalidate(c *command) bool {
 	case c.phase == 1 && c.reply == 0:
 		return false
 	case c.phase == 1 && c.reply.Failed():
-		v.syncAgreed = false
+		v.syncAgreed = v.syncAgreed && conn == StartingSyncT // that one was the peer's wish
 		return n.finish(c, ErrRefusedByPeer)
 	case c.phase == 1:
 		c.phase = 2
