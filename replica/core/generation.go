@@ -156,6 +156,7 @@ type Facts struct {
 	Primary        bool   // role now
 	Discard        bool   // its administrator gave up its data for this connect
 	Inconsistent   bool   // its disk is, or once negotiated will be, Inconsistent
+	Outdated       bool   // its disk is Outdated; of the own also: once negotiated will be
 	Disk           Disk   // as it is now: Negotiating is not replaced by what follows
 }
 
@@ -365,6 +366,11 @@ func course(v Verdict, self, peer Facts, in DecideInput) Decision {
 	full := v.Result == ResultFull || v.Result == -ResultFull
 	own, other := negotiated(self), negotiated(peer)
 	if (own == Inconsistent) != (other == Inconsistent) {
+		if self.Outdated || peer.Outdated {
+			// DRBD 8.4 calls it UpToDate, and copies it. The better data may be
+			// what was lost with the other disk.
+			return Decision{}.abort("The only usable disk is outdated: no side can be the source of a resync!")
+		}
 		d := Decision{Full: full || v.Result == ResultSplitNoBase, ByDiskState: true}
 		return d.sync(other == Inconsistent)
 	}

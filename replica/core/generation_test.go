@@ -390,6 +390,7 @@ func TestGenerationInterruptedSync(t *testing.T) {
 func TestDecide(t *testing.T) {
 	good, bad := Facts{Disk: UpToDate}, Facts{Disk: Inconsistent, Inconsistent: true}
 	primary := func(f Facts) Facts { f.Primary = true; return f }
+	old := Facts{Disk: Outdated, Outdated: true}
 	discard := func(f Facts) Facts { f.Discard = true; return f }
 	negotiating := func(inconsistent bool) Facts { return Facts{Disk: Negotiating, Inconsistent: inconsistent} }
 	for _, c := range []struct {
@@ -426,6 +427,10 @@ func TestDecide(t *testing.T) {
 		{"discarding without a split brain", 1, discard(good), good, DecideInput{}, Decision{SyncSource: true}},
 		{"source but both Inconsistent", 1, bad, bad, DecideInput{}, Decision{Abort: true, Reason: "Both disks are inconsistent: no side can be the source of a resync!"}},
 		{"target but both Inconsistent", -2, bad, bad, DecideInput{}, Decision{Abort: true, Reason: "Both disks are inconsistent: no side can be the source of a resync!"}},
+		{"peer Inconsistent, I am outdated", 2, old, bad, DecideInput{}, Decision{Abort: true, Reason: "The only usable disk is outdated: no side can be the source of a resync!"}},
+		{"I am Inconsistent, peer outdated", -2, bad, old, DecideInput{}, Decision{Abort: true, Reason: "The only usable disk is outdated: no side can be the source of a resync!"}},
+		{"peer good, I am outdated", -1, old, good, DecideInput{}, Decision{SyncTarget: true}},
+		{"both outdated", 1, old, old, DecideInput{}, Decision{SyncSource: true}},
 		{"Primary target", -1, primary(good), good, DecideInput{}, Decision{Abort: true, Reason: "I shall become SyncTarget, but I am primary!"}},
 		{"Primary target, Consistent", -1, primary(Facts{Disk: Consistent}), good, DecideInput{}, Decision{Abort: true, Reason: "I shall become SyncTarget, but I am primary!"}},
 		{"Primary target, Outdated", -1, primary(Facts{Disk: Outdated}), good, DecideInput{}, Decision{SyncTarget: true}},

@@ -332,7 +332,7 @@ func (n *Node) handler(v *volume, name string) {
 func (n *Node) facts(v *volume) Facts {
 	return Facts{
 		Gen: v.gen, Bits: v.disk.bm.Count(), CrashedPrimary: v.crashed, Primary: n.role == Primary,
-		Discard: n.discard, Inconsistent: v.effectiveDisk() <= Inconsistent, Disk: v.st.Disk,
+		Discard: n.discard, Inconsistent: v.effectiveDisk() <= Inconsistent, Outdated: v.effectiveDisk() == Outdated, Disk: v.st.Disk,
 	}
 }
 
@@ -341,7 +341,7 @@ func (n *Node) peerFacts(v *volume, peer State) Facts {
 	return Facts{
 		Gen: v.peerTuple(), Bits: u.Bits, CrashedPrimary: u.Flags&wire.UUIDFlagCrashedPrimary != 0, Primary: peer.Role == Primary,
 		Discard: u.Flags&wire.UUIDFlagDiscardMyData != 0, Inconsistent: u.Flags&wire.UUIDFlagInconsistent != 0,
-		Disk: peer.Disk,
+		Outdated: peer.Disk == Outdated, Disk: peer.Disk,
 	}
 }
 

@@ -36,3 +36,22 @@ func TestNoPrimaryOnAnOutdatedDisk(t *testing.T) {
 		t.Errorf("reply %+v", m)
 	}
 }
+
+// TestNoResyncFromAnOutdatedDisk: a node that knows that its data is old meets a
+// new, empty disk. The better data may have been on the one that it replaces:
+// that the old data will do is for an administrator to say.
+func TestNoResyncFromAnOutdatedDisk(t *testing.T) {
+	s := goodSuper()
+	s.Flags = FlagConsistent
+	r := newRig(t, 'C', 1)
+	r.attach(0, s)
+	fresh := wire.UUIDs{Current: UUIDJustCreated, Flags: wire.UUIDFlagInconsistent}
+	r.connect(rigSize, fresh, peerState(Secondary, Inconsistent))
+	r.expect("cs:StandAlone ro:Secondary/Unknown ds:Outdated/DUnknown")
+	r.do(Event{Kind: EvCommand, Cmd: &Command{ID: 9, Kind: CmdPrimary, Force: true}})
+	if err := r.cmds[9]; err != Success {
+		t.Fatalf("primary --force: %v", err)
+	}
+	r.connect(rigSize, fresh, peerState(Secondary, Inconsistent))
+	r.expect("cs:WFBitMapS ro:Primary/Secondary ds:UpToDate/Inconsistent")
+}
