@@ -138,6 +138,7 @@ func (n *Node) afterChange(v *volume, old State) {
 	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 {
 		v.follows = n.connected() || (v.unsure && v.follows)
 		v.unsure = true
+		n.noteTail(v)
 		if n.peerServesAlready(v) {
 			n.exposePeer(v)
 		}
@@ -222,7 +223,7 @@ func (n *Node) lostPeerData(v *volume) {
 
 // continueAlone holds a Primary's data path until its new generation id is durable.
 func (n *Node) continueAlone(v *volume) {
-	v.exposed, v.unsure = v.gen.Current, false
+	v.exposed, v.unsure, v.tail, v.tailLost = v.gen.Current, false, 0, false
 	n.freeze()
 	n.saveSuper(v, func(bool) {
 		if n.connected() {

@@ -108,6 +108,9 @@ func (n *Node) barrierAcked(number, count uint64) {
 	}
 	e.awaiting = 0
 	for _, v := range n.vols {
+		if v.tail <= number {
+			v.tail = 0
+		}
 		v.sent[1].release(v)
 		n.syncSourceStable(v)
 	}
@@ -141,12 +144,33 @@ func (n *Node) endFlushes(number uint64, ok bool) {
 // an out-of-sync bit.
 func (n *Node) loseEpochs() {
 	for _, v := range n.vols {
+		n.loseTail(v)
 		n.loseSent(v)
 	}
 	e := &n.openEpoch
 	*e = epoch{number: e.number + 1}
 	n.endFlushes(e.number, false)
 	n.endClosing(true)
+}
+
+// noteTail notes, as a Primary's disk goes, what completed under protocol A and
+// is on its way to the peer. A peer that agreed to a detach had it by then.
+func (n *Node) noteTail(v *volume) {
+	if n.cfg.Net.Protocol != 'A' || !n.connected() || n.cmd.detaches(v) {
+		return
+	}
+	if v.tail = n.openEpoch.awaiting; n.openEpoch.count > 0 {
+		v.tail = n.openEpoch.number
+	}
+}
+
+// loseTail notes that the peer will not have it. Its data is older than what
+// our clients saw, and the disk that has it must not become its target unasked.
+func (n *Node) loseTail(v *volume) {
+	if v.tail != 0 {
+		v.tail, v.tailLost = 0, true
+		n.log(v, LevelError, "writes that were on their way to the peer are lost there, and the local disk is gone")
+	}
 }
 
 func (n *Node) loseSent(v *volume) {

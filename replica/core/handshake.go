@@ -284,6 +284,9 @@ func sourceOfStrayBits(self, peer Facts, token bool) bool {
 // new generation whose id did not reach us.
 func (v *volume) continues(peer *wire.UUIDs) bool {
 	shown := masked(v.exposed)
+	if v.tailLost {
+		return false
+	}
 	return shown == 0 || shown == masked(peer.Current) || (v.unsure && v.follows && shown == masked(peer.Bitmap))
 }
 

@@ -402,6 +402,7 @@ func (n *Node) negAck(m *wire.Msg) {
 	}
 	first, last := blockSpan(m.Off, m.Len)
 	n.setBits(v, first, last) // protocol A and B may have completed it long ago
+	n.loseTail(v)
 	if o := n.bySeq(m.Seq, opWrite); o != nil && o.v == v {
 		o.lost, o.nacked = true, true
 		n.netDone(o, waitAck|waitSent, false)

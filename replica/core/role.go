@@ -390,6 +390,7 @@ func (n *Node) leavePrimary(c *command) {
 	n.demoting = false
 	for _, v := range n.vols {
 		v.gen, v.exposed, v.unsure = v.gen.WithPrimary(false), 0, false
+		v.tail, v.tailLost = 0, false
 		if v.disk.bm != nil {
 			saved := c.await()
 			n.saveSuper(v, func(bool) { saved(true) })
