@@ -136,7 +136,9 @@ func (n *Node) afterChange(v *volume, old State) {
 	}
 	n.notePeerServed(v)
 	if n.role == Primary && old.Disk > Failed && v.st.Disk <= Failed && v.exposed != 0 {
-		v.follows = n.connected() || (v.unsure && v.follows)
+		if !v.unsure || !v.follows {
+			v.follows, v.heirH1 = n.connected(), masked(v.gen.H1)
+		}
 		v.unsure = true
 		n.noteTail(v)
 		if n.peerServesAlready(v) {

@@ -90,6 +90,7 @@ type volume struct {
 	idOps         []*op  // writes and flushes done but for the peer's new generation id
 	unsure        bool   // exposed may be out of date, or the disk that had it not hold all of it any more
 	follows       bool   // unsure: the peer, serving us alone, starts a new generation
+	heirH1        uint64 // follows: what that generation has as its first history id
 	tail          uint64 // the last epoch with completed writes of which, since our disk went, only a peer that did not confirm them can have a copy; 0 = none
 	tailLost      bool   // it never will: its data is not what our clients saw
 	opens         int

@@ -281,13 +281,17 @@ func sourceOfStrayBits(self, peer Facts, token bool) bool {
 
 // continues reports whether the peer's data is what our clients saw last, or
 // what followed from it while the peer served us alone: it may have started a
-// new generation whose id did not reach us.
+// new generation whose id did not reach us. One that it started after that, as
+// a Primary of its own, has the one in which it served us in its history.
 func (v *volume) continues(peer *wire.UUIDs) bool {
 	shown := masked(v.exposed)
-	if v.tailLost {
+	switch {
+	case v.tailLost:
 		return false
+	case shown == 0 || shown == masked(peer.Current):
+		return true
 	}
-	return shown == 0 || shown == masked(peer.Current) || (v.unsure && v.follows && shown == masked(peer.Bitmap))
+	return v.unsure && v.follows && shown == masked(peer.Bitmap) && v.heirH1 == masked(peer.H1)
 }
 
 func (n *Node) decideInput(*volume) DecideInput {

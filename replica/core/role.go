@@ -224,7 +224,7 @@ func (n *Node) becomePrimary(c *command) {
 		}
 		n.exposePeer(v)
 		if v.disk.bm == nil {
-			v.unsure, v.follows = true, true
+			v.unsure, v.follows, v.heirH1 = true, true, masked(v.peerGen.H1)
 		}
 		n.claimResync(v)
 		saved := c.await()

@@ -91,3 +91,27 @@ func TestLonePrimaryTakesNoFailedDiskBack(t *testing.T) {
 		t.Errorf("attach: %v", err)
 	}
 }
+
+// TestPrimaryKnowsItsHeir: a Primary's disk went, and then the link, before it
+// heard of the generation in which the peer serves it alone. It takes that one
+// up, and not what the peer wrote as a Primary of its own after that.
+func TestPrimaryKnowsItsHeir(t *testing.T) {
+	for _, c := range []struct {
+		peer wire.UUIDs
+		want string
+	}{
+		{wire.UUIDs{Current: rigGen + 0x100, Bitmap: rigGen, H1: 0x7700}, "cs:Connected ro:Primary/Secondary ds:Diskless/UpToDate"},
+		{wire.UUIDs{Current: rigGen + 0x200, Bitmap: rigGen, H1: rigGen + 0x100, H2: 0x7700}, "cs:StandAlone"},
+	} {
+		s := goodSuper()
+		s.Gen.H1 = 0x7700
+		r := newRig(t, 'C', 1)
+		r.attach(0, s)
+		r.connect(rigSize, wire.UUIDs{Current: rigGen, H1: 0x7700}, peerState(Secondary, UpToDate))
+		r.promote()
+		r.detach()
+		r.do(Event{Kind: EvLinkDown, Session: r.session, Reason: DropPing})
+		r.shake(rigSize, c.peer, peerState(Secondary, UpToDate))
+		r.expect(c.want)
+	}
+}
