@@ -164,6 +164,7 @@ func (n *node) crash(power bool) {
 	whole := n.whole(power)
 	w.net.crash(w, n, power)
 	for _, v := range n.vols {
+		v.disk.parked, v.meta.dev.parked = nil, nil // they happen now, or never
 		if power {
 			v.disk.cut(w.rng)
 		} else {
