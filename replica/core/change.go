@@ -181,6 +181,9 @@ func (n *Node) endOfSync(v *volume, old State) {
 	}
 	if v.syncAgreed && (v.st.Disk <= Failed || v.st.PDisk <= Failed || v.st.Conn < Connected) {
 		v.syncAgreed = false
+		if v.st.Disk <= Failed && v.st.PDisk > Failed {
+			n.drop(DropReconnect) // the peer gives up, or gave up, its data for ours, and we would count it as good
+		}
 	}
 }
 

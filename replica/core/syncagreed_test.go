@@ -46,3 +46,23 @@ func TestAgreedResyncOutlivesOwnRequests(t *testing.T) {
 		}
 	}
 }
+
+// TestSourceLostBeforeTheResyncBegan: the peer was allowed to give its data up
+// for ours, and our disk goes. Our clients must not be served from the peer's
+// disk as if it were good, which only meeting anew can tell.
+func TestSourceLostBeforeTheResyncBegan(t *testing.T) {
+	r := goodPrimary(t, 'C')
+	first := r.session
+	r.peer(wire.Msg{Kind: wire.KindStateReq, Body: &wire.StateReq{ID: 3, Vol: 0, Conn: uint8(StartingSyncT)}})
+	if m := r.lastSent(wire.KindStateReply); StateErr(int64(m.Arg)) != Success {
+		t.Fatalf("reply: %+v", m)
+	}
+	r.detach()
+	if r.session == first {
+		t.Errorf("still connected: %v", r.n.vols[0].st)
+	}
+	r.do(Event{Kind: EvWrite, Buf: 5, Len: 4096})
+	if got := r.results[5]; got == IOOK {
+		t.Error("a write completed, and no good disk has it")
+	}
+}
