@@ -45,7 +45,7 @@ func Check(fsys fs.FS) ([]string, error) {
 			}
 			return nil
 		}
-		if !d.Type().IsRegular() {
+		if !d.Type().IsRegular() || d.Name() == ".git" { // in a second worktree it is a file
 			return nil
 		}
 		return checkFile(r, fsys, name, documented)

@@ -73,6 +73,7 @@ func TestRulesFind(t *testing.T) {
 		{"registry", ".ci/run", "curl https://proxy" + ".example.org\n", "registry host"},
 		{"sums", "go.sum", "/wor" + "k/\n", ""},
 		{"skipped", "bin/a.md", "/wor" + "k/\n", ""},
+		{"worktree", ".git", "gitdir: /wor" + "k/\n", ""},
 		{"binary", "a.img", "\x00/wor" + "k/\n", ""},
 	}
 	for _, tt := range tests {
