@@ -64,7 +64,10 @@ func (b *Bitmap) LoadPage(p int, src []byte) {
 		if mutant.On(mutant.LoadShortPage) && i == len(words)-1 {
 			break
 		}
-		word := binary.LittleEndian.Uint64(src[i*8:]) & b.wordEnd(first+i)
+		word := binary.LittleEndian.Uint64(src[i*8:])
+		if !mutant.On(mutant.LoadBeyondEnd) {
+			word &= b.wordEnd(first + i)
+		}
 		words[i] = word
 		b.count += onesCount(word) - onesCount(old)
 	}

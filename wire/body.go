@@ -173,9 +173,16 @@ func decodeBody(m *Msg, body []byte) (any, error) {
 	return decoded, checkBody(&whole)
 }
 
+// scratchWords is memory that a planted bug decodes every bitmap into.
+var scratchWords [BitmapWordsMax]uint64
+
 // decodeBitmap decodes exactly as many words as the header announced.
 func decodeBitmap(m *Msg, body []byte) (any, error) {
 	words := make([]uint64, m.bitmapWords())
+	if mutant.On(mutant.BitmapWordsReused) {
+		words = scratchWords[:len(words)]
+		clear(words)
+	}
 	n, err := bitmap.DecodeRLE(body, words)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)

@@ -9,6 +9,8 @@
 // in docs/TESTING.md.
 package mutant
 
+import "slices"
+
 // Mutant names one bug.
 type Mutant uint8
 
@@ -28,12 +30,15 @@ type Info struct {
 	Breaks string // what the code does wrong, and why that loses data or breaks a promise
 }
 
-// All returns every mutant.
-func All() []Info { return all }
+// All returns every mutant, HeldOut last.
+func All() []Info { return slices.Concat(all, heldOut) }
+
+// HeldOut returns the mutants that were chosen after the simulator was frozen.
+func HeldOut() []Info { return heldOut }
 
 // Named finds a mutant by its name.
 func Named(name string) (Info, bool) {
-	for _, m := range all {
+	for _, m := range All() {
 		if m.Name == name {
 			return m, true
 		}

@@ -63,7 +63,7 @@ func (n *Node) awaitClosing(o *op) {
 		return
 	}
 	n.closeEpoch()
-	if n.openEpoch.empty() {
+	if n.openEpoch.empty() || mutant.On(mutant.FlushKeepsEpochOpen) {
 		return
 	}
 	o.waits |= waitClosed

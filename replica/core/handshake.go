@@ -3,6 +3,7 @@ package core
 import (
 	"slices"
 
+	"replicad/internal/mutant"
 	"replicad/wire"
 )
 
@@ -167,7 +168,7 @@ func (n *Node) concludeHandshake() {
 		n.carryOut(p.v, p.peer, p.d)
 	}
 	for _, v := range n.vols {
-		if n.role == Primary && v.st.Disk != UpToDate {
+		if n.role == Primary && v.st.Disk != UpToDate && !mutant.On(mutant.ReconnectFlushUnasked) {
 			// The peer holds the only good copy, and what it acked in an
 			// earlier session may not be stable: the next flush asks it.
 			n.openEpoch.resync, n.openEpoch.since = true, n.now

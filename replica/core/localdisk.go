@@ -292,7 +292,7 @@ func (n *Node) saveSuper(v *volume, then func(ok bool)) {
 		then(false)
 		return
 	}
-	if w.busy && w.writing == v.superNow() {
+	if w.busy && (w.writing == v.superNow() || (mutant.On(mutant.SuperJoinedByID) && w.writing.Gen == v.gen)) {
 		w.current = append(w.current, then) // what is on its way says it all
 		return
 	}
@@ -359,6 +359,10 @@ func (n *Node) writeBitmap(v *volume, pages map[int]bool, then func(ok bool)) {
 		then(false)
 		return
 	}
+	if mutant.On(mutant.BitmapAnsweredEarly) && !anyDirty(d.bm, pages) {
+		then(true)
+		return
+	}
 	d.bitmap.queue = append(d.bitmap.queue, bitmapJob{pages, then})
 	if !d.bitmap.busy {
 		n.nextBitmapJob(v)
@@ -396,6 +400,16 @@ func popJob(q *[]bitmapJob) bitmapJob {
 	job := (*q)[0]
 	*q = (*q)[1:]
 	return job
+}
+
+// anyDirty reports whether one of the pages (nil: all) is dirty; a planted bug asks it.
+func anyDirty(bm *bitmap.Bitmap, pages map[int]bool) bool {
+	for p, ok := bm.NextDirtyPage(0); ok; p, ok = bm.NextDirtyPage(p + 1) {
+		if pages == nil || pages[p] {
+			return true
+		}
+	}
+	return false
 }
 
 func dirtyImages(bm *bitmap.Bitmap, pages map[int]bool) []PageImage {

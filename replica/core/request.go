@@ -132,6 +132,9 @@ func (n *Node) mirrors(v *volume) bool {
 // sendsOutOfSync reports whether writes are not mirrored but announced, so
 // that the peer's copy of the bitmap stays a superset (DRBD 8.4 drbd_should_send_out_of_sync).
 func (n *Node) sendsOutOfSync(v *volume) bool {
+	if mutant.On(mutant.ExchangeWritesUnannounced) && v.st.Conn == WFBitMapS {
+		return false
+	}
 	return n.connected() && (v.st.Conn == WFBitMapS || v.st.Conn == StartingSyncS || v.st.Conn == Ahead)
 }
 

@@ -207,7 +207,7 @@ func (n *Node) becomePrimary(c *command) {
 	n.role = Primary
 	for _, v := range n.vols {
 		raise := c.raise[v.id]
-		alone := v.st.Conn < Connected || v.st.PDisk <= Failed
+		alone := v.st.Conn < Connected || (v.st.PDisk <= Failed && !mutant.On(mutant.PromotionBesideDiskless))
 		n.change(v, func(s *State) {
 			s.Role = Primary
 			if raise {

@@ -86,6 +86,10 @@ func (s *Store) replayRing() (markedKiB uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if mutant.On(mutant.TailExtentUnmarked) {
+		n := bitmap.Extent(s.super.LaSize.Bytes() / (extentBits * bytesPerBit))
+		hot = slices.DeleteFunc(hot, func(e bitmap.Extent) bool { return e >= n })
+	}
 	if n := s.extentsMax(); len(hot) > 0 && uint64(hot[len(hot)-1]) >= n {
 		return 0, r.damaged(fmt.Sprintf("extent %d is beyond the bitmap of %d extents", hot[len(hot)-1], n))
 	}

@@ -211,7 +211,7 @@ func (s *Store) WriteBitmapPages(pages []Page) error {
 		err = s.md.Sync()
 		h.End()
 	}
-	if err != nil {
+	if err != nil && !mutant.On(mutant.BitmapSyncErrorLost) {
 		return fmt.Errorf("write bitmap: %w", err)
 	}
 	return nil
