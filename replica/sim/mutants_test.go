@@ -94,7 +94,12 @@ var unitTests = map[mutant.Mutant]string{
 
 	// Of those held out: this one survived 3000 seeds.
 	mutant.FlushKeepsEpochOpen: "^TestFlushOrdersThePeersDisk$",
-	// And this one was caught at seed 2970, too late to rely on.
+	// So did this one and the tests that there were.
+	mutant.ReconnectFlushUnasked: "^TestFlushAfterReconnectAsksThePeer$",
+	// And this one: after a sync that failed every later one of the device fails
+	// too, so the disk is given up a moment later.
+	mutant.BitmapSyncErrorLost: "^TestDeviceErrorsAreReported$",
+	// This one was caught at seed 2970, too late to rely on.
 	mutant.SuperJoinedByID: "^TestFullSyncFlagOutlivesTheBitmapWrite$",
 }
 
@@ -115,7 +120,7 @@ type caught struct {
 func TestMutants(t *testing.T) {
 	var mu sync.Mutex
 	var found []caught
-	planted := 0
+	planted, heldOut := 0, 0
 	t.Run("all", func(t *testing.T) {
 		for _, m := range mutant.All() {
 			t.Run(m.Name, func(t *testing.T) {
@@ -124,6 +129,9 @@ func TestMutants(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				planted++
+				if isHeldOut(m) {
+					heldOut++
+				}
 				if c != nil {
 					found = append(found, *c)
 				}
@@ -131,6 +139,7 @@ func TestMutants(t *testing.T) {
 		}
 	})
 	report(t, planted, found)
+	reportHeldOut(heldOut, found)
 }
 
 // isHeldOut reports whether a mutant was chosen after the simulator was frozen.
@@ -255,11 +264,10 @@ func report(t *testing.T, planted int, found []caught) {
 	t.Logf("mutants, seeds it took, and what caught them:\n%s", rows(found, false))
 	t.Logf("chosen after the simulator was frozen, by somebody who did not write it:\n%s", rows(found, true))
 	fmt.Printf("figure: mutants-planted %d\nfigure: mutants-caught %d\n", planted, len(found))
-	reportHeldOut(found)
 }
 
 // reportHeldOut counts who caught those that were held out.
-func reportHeldOut(found []caught) {
+func reportHeldOut(planted int, found []caught) {
 	bySimulator, byTests := 0, 0
 	for _, c := range found {
 		switch {
@@ -270,7 +278,7 @@ func reportHeldOut(found []caught) {
 			byTests++
 		}
 	}
-	fmt.Printf("figure: mutants-held-out-planted %d\n", len(mutant.HeldOut()))
+	fmt.Printf("figure: mutants-held-out-planted %d\n", planted)
 	fmt.Printf("figure: mutants-held-out-caught-by-simulator %d\n", bySimulator)
 	fmt.Printf("figure: mutants-held-out-caught-by-tests %d\n", byTests)
 }

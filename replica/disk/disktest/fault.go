@@ -46,6 +46,14 @@ func (m *Mem) ClearFaults() {
 	m.faults = nil
 }
 
+// Pending reports how many of the injected faults may still strike: one that
+// is not sticky is gone once it has.
+func (m *Mem) Pending() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.faults)
+}
+
 // fault returns the error of the fault that strikes, nil if none does.
 func (m *Mem) fault(op Op, off, n int64) error {
 	for i, f := range m.faults {
