@@ -101,15 +101,16 @@ func (s *Store) extentsMax() uint64 {
 }
 
 func (s *Store) readRing() (ring, error) {
-	area := newBlocks(s.layout.Geometry.Blocks())
-	err := s.readArea("activity log", s.layout.AL, s.layout.Geometry.Blocks(), func(block int, data []byte) error {
-		copy(area[block*blockSize:], data)
-		return nil
-	})
-	if err != nil {
-		return nil, err
+	if s.ring == nil {
+		s.ring = newBlocks(s.layout.Geometry.Blocks())
 	}
-	return parseRing(area, s.layout.Geometry), nil
+	for at := 0; at < len(s.ring); at += transferMax {
+		part := s.ring[at:min(at+transferMax, len(s.ring))]
+		if _, err := s.md.ReadAt(part, s.layout.AL.Bytes()+int64(at)); err != nil {
+			return nil, fmt.Errorf("read activity log: %w", err)
+		}
+	}
+	return parseRing(s.ring, s.layout.Geometry), nil
 }
 
 // markExtents sets all bits of the given extents, which are sorted, and waits

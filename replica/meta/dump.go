@@ -68,7 +68,7 @@ func (s *Store) dumpBitmap(out io.Writer, size Sectors) error {
 	room := bitmapSectors(size)
 	fmt.Fprintf(out, "# bm-bytes %d;\nbm {", room.Bytes())
 	d := bitmapDump{out: out}
-	err := s.readArea("bitmap", s.layout.Bitmap, int(room/blockSectors), func(_ int, data []byte) error {
+	err := s.readPages(int(room/blockSectors), func(_ int, data []byte) error {
 		for ; len(data) > 0; data = data[dumpLine:] {
 			d.line(data[:dumpLine])
 		}

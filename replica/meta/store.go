@@ -24,6 +24,8 @@ type Store struct {
 
 	// block is the buffer of all single-block writes.
 	block []byte
+	// ring is the buffer of the log's area, until Attach is done with it.
+	ring []byte
 }
 
 // Page is one 4 KiB page of the bitmap in its on-disk form.
@@ -114,7 +116,7 @@ func (s *Store) Attach() error {
 	if err := s.clearRing(); err != nil {
 		return err
 	}
-	s.attached = true
+	s.attached, s.ring = true, nil
 	super := s.super
 	return s.WriteSuper(&super)
 }
@@ -189,7 +191,7 @@ func (s *Store) ReadBitmap(b *bitmap.Bitmap) error {
 	if b.Pages() > s.layout.BitmapPages() {
 		return fmt.Errorf("read bitmap: %d bits do not fit into %d pages", b.Bits(), s.layout.BitmapPages())
 	}
-	return s.readArea("bitmap", s.layout.Bitmap, b.Pages(), func(page int, data []byte) error {
+	return s.readPages(b.Pages(), func(page int, data []byte) error {
 		b.LoadPage(page, data)
 		return nil
 	})
@@ -231,14 +233,14 @@ func (s *Store) writePage(page Page) error {
 	return err
 }
 
-// readArea reads n blocks from position at, a piece at a time, and hands each
-// block to use.
-func (s *Store) readArea(what string, at Sectors, n int, use func(block int, data []byte) error) error {
+// readPages reads the first n pages of the bitmap, some at a time, and hands each
+// to use.
+func (s *Store) readPages(n int, use func(page int, data []byte) error) error {
 	buf := newBlocks(min(max(n, 1), transferMax/blockSize))
 	for done := 0; done < n; {
 		part := buf[:min(n-done, len(buf)/blockSize)*blockSize]
-		if _, err := s.md.ReadAt(part, at.Bytes()+int64(done)*blockSize); err != nil {
-			return fmt.Errorf("read %s: %w", what, err)
+		if _, err := s.md.ReadAt(part, s.layout.Bitmap.Bytes()+int64(done)*blockSize); err != nil {
+			return fmt.Errorf("read bitmap: %w", err)
 		}
 		for ; len(part) > 0; part = part[blockSize:] {
 			if err := use(done, part[:blockSize]); err != nil {
