@@ -69,8 +69,12 @@ func (m *metaDisk) open() {
 }
 
 // Possible implements oracle.Store.
-func (m *metaDisk) Possible(sector uint32, f func([]byte) bool) {
-	m.Leaves(sector, func(c content) bool { return f(m.table[c]) })
+func (m *metaDisk) Possible(list [][]byte, sector uint32) [][]byte {
+	m.Leaves(sector, func(c content) bool {
+		list = append(list, m.table[c])
+		return true
+	})
+	return list
 }
 
 // Size implements disk.Device.

@@ -1,15 +1,16 @@
 package oracle
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 )
 
 // Store is a metadata device as the oracle looks at it.
 type Store interface {
-	// Possible calls f with every content that a crash now could leave in a
-	// sector, the present one first, until f reports false.
-	Possible(sector uint32, f func([]byte) bool)
+	// Possible appends to list every content that a crash now could leave in a
+	// sector, the present one first.
+	Possible(list [][]byte, sector uint32) [][]byte
 }
 
 // Marks follows what the metadata of one volume would surely say of each block
@@ -22,11 +23,20 @@ type Marks struct {
 
 	supers     []Super // every content the superblock may have, the present first
 	bits       []uint64
-	ring       [ringBlocks][]record // for each block what it may be
-	hot        []uint64             // blocks of the extents that are hot in every case
-	unreadable bool                 // a crash may leave a ring that nobody can replay
+	ring       [ringBlocks]ringBlock
+	hot        []uint64 // blocks of the extents that are hot in every case
+	unreadable bool     // a crash may leave a ring that nobody can replay
 
 	sure []uint64
+
+	possible [blockSectors][][]byte // of the sectors that are being read
+	image    []byte                 // of the ring block that is being read
+}
+
+// ringBlock is a block of the log.
+type ringBlock struct {
+	options []record // what it may be
+	image   []byte   // what they were decoded from
 }
 
 // NewMarks returns the marks of a volume of so many blocks, read from dev.
@@ -40,10 +50,13 @@ func NewMarks(dev Store, l Layout, blocks int) *Marks {
 // RefreshAll reads everything again.
 func (m *Marks) RefreshAll(dev Store) {
 	m.readSuper(dev)
+	ring := false
 	for i := range m.ring {
-		m.readRing(dev, i)
+		ring = m.readRing(dev, i) || ring
 	}
-	m.replayRing()
+	if ring {
+		m.replayRing()
+	}
 	for s := range m.bitmapSectors() {
 		m.readBits(dev, s)
 	}
@@ -59,8 +72,7 @@ func (m *Marks) Refresh(dev Store, first, count uint32) {
 	ring := false
 	for i := range m.ring {
 		if inside(m.layout.Log+uint32(i)*blockSectors, blockSectors) {
-			m.readRing(dev, i)
-			ring = true
+			ring = m.readRing(dev, i) || ring
 		}
 	}
 	if ring {
@@ -76,14 +88,20 @@ func (m *Marks) Refresh(dev Store, first, count uint32) {
 
 func (m *Marks) bitmapSectors() uint32 { return uint32((len(m.bits)*8 + SectorSize - 1) / SectorSize) }
 
+// contents lists what a crash may leave in a sector. The list is good until
+// the next call for the same place.
+func (m *Marks) contents(dev Store, place int, sector uint32) [][]byte {
+	m.possible[place] = dev.Possible(m.possible[place][:0], sector)
+	return m.possible[place]
+}
+
 func (m *Marks) readSuper(dev Store) {
 	m.supers = m.supers[:0]
-	dev.Possible(m.layout.Super, func(p []byte) bool {
+	for _, p := range m.contents(dev, 0, m.layout.Super) {
 		if s := ReadSuper(p); !slices.Contains(m.supers, s) {
 			m.supers = append(m.supers, s)
 		}
-		return true
-	})
+	}
 }
 
 // readBits keeps the bits that are set in every content of a sector.
@@ -93,53 +111,66 @@ func (m *Marks) readBits(dev Store, sector uint32) {
 	for i := range words {
 		words[i] = ^uint64(0)
 	}
-	dev.Possible(m.layout.Bitmap+sector, func(p []byte) bool {
+	for _, p := range m.contents(dev, 0, m.layout.Bitmap+sector) {
 		for i := range words {
 			words[i] &= binary.LittleEndian.Uint64(p[8*i:])
 		}
-		return true
-	})
+	}
 }
 
 // readRing lists what a block of the log may be after a crash: as it was
 // before any of the writes that are not stable, as it was after one, or, where
-// they differ in more than one sector, torn.
-func (m *Marks) readRing(dev Store, i int) {
-	var sectors [blockSectors][][]byte
-	longest, differing := 0, 0
-	for s := range sectors {
-		dev.Possible(m.layout.Log+uint32(i*blockSectors+s), func(p []byte) bool {
-			if !slices.ContainsFunc(sectors[s], func(q []byte) bool { return string(q) == string(p) }) {
-				sectors[s] = append(sectors[s], p)
-			}
-			return true
-		})
-		longest = max(longest, len(sectors[s]))
-		if len(sectors[s]) > 1 {
+// they differ in more than one sector, torn. It reports whether that has
+// changed; decoding what has not is most of the work.
+func (m *Marks) readRing(dev Store, i int) (changed bool) {
+	versions, differing := 0, 0
+	for s := range m.possible {
+		list := unique(m.contents(dev, s, m.layout.Log+uint32(i*blockSectors+s)))
+		m.possible[s] = list
+		versions = max(versions, len(list))
+		if len(list) > 1 {
 			differing++
 		}
 	}
-	m.ring[i] = m.ring[i][:0]
-	block := make([]byte, 0, metaBlock)
-	for version := range longest {
-		block = block[:0]
-		for s := range sectors {
-			block = append(block, sectors[s][min(version, len(sectors[s])-1)]...)
+	m.image = m.image[:0]
+	for version := range versions {
+		for _, list := range m.possible {
+			m.image = append(m.image, list[min(version, len(list)-1)]...)
 		}
-		m.ring[i] = append(m.ring[i], readRecord(block))
+	}
+	b := &m.ring[i]
+	if bytes.Equal(m.image, b.image) {
+		return false
+	}
+	b.image = append(b.image[:0], m.image...)
+	b.options = b.options[:0]
+	for image := b.image; len(image) > 0; image = image[metaBlock:] {
+		b.options = append(b.options, readRecord(image[:metaBlock]))
 	}
 	if differing > 1 {
-		m.ring[i] = append(m.ring[i], record{bad: true})
+		b.options = append(b.options, record{bad: true})
 	}
+	return true
+}
+
+// unique removes contents that the list has already.
+func unique(list [][]byte) [][]byte {
+	kept := list[:1]
+	for _, p := range list[1:] {
+		if !slices.ContainsFunc(kept, func(q []byte) bool { return bytes.Equal(p, q) }) {
+			kept = append(kept, p)
+		}
+	}
+	return kept
 }
 
 // replayRing finds the extents that are hot whatever a crash does to the ring.
 func (m *Marks) replayRing() {
 	uncertain, at := 0, 0
 	var ring [ringBlocks]record
-	for i, options := range m.ring {
-		ring[i] = options[0]
-		if len(options) > 1 {
+	for i := range m.ring {
+		ring[i] = m.ring[i].options[0]
+		if len(m.ring[i].options) > 1 {
 			uncertain, at = uncertain+1, i
 		}
 	}
@@ -150,7 +181,7 @@ func (m *Marks) replayRing() {
 		return
 	}
 	var always map[uint32]bool
-	for k, option := range m.ring[at] {
+	for k, option := range m.ring[at].options {
 		ring[at] = option
 		hot, readable := hotExtents(ring[:])
 		m.unreadable = m.unreadable || !readable
@@ -221,8 +252,8 @@ func (m *Marks) Stuck() bool {
 func (m *Marks) Newest(sector uint32) bool {
 	newest := -1
 	for i := range m.ring {
-		r := &m.ring[i][0]
-		if !r.bad && !r.empty && (newest < 0 || int32(r.number-m.ring[newest][0].number) > 0) {
+		r := &m.ring[i].options[0]
+		if !r.bad && !r.empty && (newest < 0 || int32(r.number-m.ring[newest].options[0].number) > 0) {
 			newest = i
 		}
 	}
@@ -239,7 +270,7 @@ func (m *Marks) AfterReplay(dev Store) (set []uint64, ok bool) {
 	}
 	var ring [ringBlocks]record
 	for i := range ring {
-		ring[i] = m.ring[i][0]
+		ring[i] = m.ring[i].options[0]
 	}
 	hot, readable := hotExtents(ring[:])
 	for e := range hot {
@@ -252,12 +283,9 @@ func (m *Marks) AfterReplay(dev Store) (set []uint64, ok bool) {
 func (m *Marks) Present(dev Store) []uint64 {
 	set := make([]uint64, 0, len(m.bits))
 	for sector := range m.bitmapSectors() {
-		dev.Possible(m.layout.Bitmap+sector, func(p []byte) bool {
-			for ; len(p) > 0 && len(set) < len(m.bits); p = p[8:] {
-				set = append(set, binary.LittleEndian.Uint64(p))
-			}
-			return false
-		})
+		for p := m.contents(dev, 0, m.layout.Bitmap+sector)[0]; len(p) > 0 && len(set) < len(m.bits); p = p[8:] {
+			set = append(set, binary.LittleEndian.Uint64(p))
+		}
 	}
 	return set
 }

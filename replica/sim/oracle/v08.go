@@ -3,7 +3,6 @@ package oracle
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"maps"
 	"slices"
 )
 
@@ -75,27 +74,42 @@ type record struct {
 	bad     bool // torn, or never one
 	empty   bool // initialised
 	number  uint32
-	changes map[uint16]uint32 // slot: extent
-	first   uint16            // slot of context[0]
+	changes []change
+	first   uint16 // slot of context[0]
 	context []uint32
+}
+
+// change says what extent a slot holds from now on.
+type change struct {
+	slot   uint16
+	extent uint32
+}
+
+var (
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	noChecksum = make([]byte, 4)
+)
+
+// checksum is CRC-32C with seed 0 and no final inversion, where the library
+// inverts twice, over a block whose own checksum counts as zero.
+func checksum(p []byte) uint32 {
+	c := crc32.Update(^uint32(0), castagnoli, p[:8])
+	c = crc32.Update(c, castagnoli, noChecksum)
+	return ^crc32.Update(c, castagnoli, p[12:])
 }
 
 func readRecord(p []byte) record {
 	be := binary.BigEndian
-	block := slices.Clone(p)
-	clear(block[8:12])
-	// CRC-32C with seed 0 and no final inversion; the library inverts twice.
-	sum := ^crc32.Update(^uint32(0), crc32.MakeTable(crc32.Castagnoli), block)
 	kind := be.Uint16(p[12:])
-	if be.Uint32(p) != 0x69CB65A2 || be.Uint32(p[8:]) != sum || kind != 0 && kind != 0xFFFF {
+	if be.Uint32(p) != 0x69CB65A2 || be.Uint32(p[8:]) != checksum(p) || kind != 0 && kind != 0xFFFF {
 		return record{bad: true}
 	}
-	r := record{empty: kind == 0xFFFF, number: be.Uint32(p[4:]), first: be.Uint16(p[18:]), changes: map[uint16]uint32{}}
+	r := record{empty: kind == 0xFFFF, number: be.Uint32(p[4:]), first: be.Uint16(p[18:])}
 	if r.empty {
 		return r
 	}
 	for i := range min(int(be.Uint16(p[14:])), 64) {
-		r.changes[be.Uint16(p[36+2*i:])] = be.Uint32(p[164+4*i:])
+		r.changes = append(r.changes, change{be.Uint16(p[36+2*i:]), be.Uint32(p[164+4*i:])})
 	}
 	for i := range min(int(be.Uint16(p[16:]))-int(r.first), 919) {
 		r.context = append(r.context, be.Uint32(p[420+4*i:]))
@@ -126,7 +140,9 @@ func hotExtents(ring []record) (hot map[uint32]bool, readable bool) {
 		for i, extent := range r.context {
 			table[r.first+uint16(i)] = extent
 		}
-		maps.Copy(table, r.changes)
+		for _, c := range r.changes {
+			table[c.slot] = c.extent
+		}
 	}
 	hot = map[uint32]bool{}
 	for _, extent := range table {
