@@ -20,7 +20,13 @@ const (
 
 // Run simulates one seed and returns what it did, and the broken promise if any.
 func Run(opt Options, trace func(string)) (Counts, marks, *Failure) {
-	w := newWorld(opt, trace)
+	return new(Runner).Run(opt, trace)
+}
+
+// Run simulates one seed and returns what it did, and the broken promise if any.
+func (r *Runner) Run(opt Options, trace func(string)) (Counts, marks, *Failure) {
+	w := newWorld(&r.spare, opt, trace)
+	defer w.giveBack()
 	w.accidents = opt.Accidents
 	w.tracef("options %+v", opt)
 	for _, n := range w.nodes {

@@ -41,12 +41,14 @@ type version struct {
 	until   uint64 // the effect that replaced it
 }
 
-func newDisk(sectors uint64, garbage uint32) *disk {
-	d := &disk{cache: make([]content, sectors), history: oracle.NewSparse[sectorHistory](int(sectors))}
+// reset makes the disk a new one of so many sectors. Memory is kept.
+func (d *disk) reset(sectors int, garbage uint32) {
+	d.cache = slices.Grow(d.cache[:0], sectors)[:sectors]
 	for i := range d.cache {
 		d.cache[i] = contentOf(garbage, uint32(i))
 	}
-	return d
+	d.history.Reset(sectors)
+	d.clock, d.ills = 0, ills{}
 }
 
 func (d *disk) sector(s uint32) *sectorHistory {

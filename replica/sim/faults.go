@@ -286,8 +286,7 @@ func (w *World) newDisk(n *node) {
 	if v.attached || n.peer().vols[v.id].virgin {
 		return
 	}
-	sectors := uint64(len(v.disk.cache))
-	v.disk = newDisk(sectors, w.oracle.Garbage())
+	v.disk.reset(len(v.disk.cache), w.oracle.Garbage())
 	v.meta.createMD()
 	v.virgin = true
 	w.oracle.Replaced(w.stamp(), n.id, v.id, v.disk.cache)

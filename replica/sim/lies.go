@@ -57,11 +57,23 @@ func (m *metaDisk) remember(op *metaOp) {
 	}
 }
 
-// clone returns a copy of a device at rest, which has a life of its own.
-func (m *metaDisk) clone(rng *rand.Rand) *metaDisk {
-	d := newDisk(uint64(len(m.cache)), 0)
-	copy(d.cache, m.cache)
-	return &metaDisk{disk: d, table: m.table[:len(m.table):len(m.table)], base: m.base, rng: rng, budget: -1}
+// double returns a copy of metadata at rest, which has a life of its own until
+// the next call.
+func (m *metaStore) double(rng *rand.Rand) *metaStore {
+	if m.twin == nil {
+		m.twin = &metaStore{dev: &metaDisk{disk: &disk{}}, marks: &oracle.Marks{}}
+	}
+	d, dev, marks := m.twin, m.twin.dev, m.twin.marks
+	*d = *m
+	d.dev, d.marks, d.twin = dev, marks, nil
+	if d.place.Kind == meta.Internal {
+		d.data = dev
+	}
+	dev.disk.reset(len(m.dev.cache), 0)
+	copy(dev.cache, m.dev.cache)
+	*dev = metaDisk{disk: dev.disk, table: m.dev.table[:len(m.dev.table):len(m.dev.table)], base: m.dev.base, rng: rng, budget: -1}
+	marks.Reset(m.layout, m.blocks)
+	return d
 }
 
 func (m *metaDisk) putBlock(first uint32, data [blockSectors]content) {
@@ -76,8 +88,7 @@ func (m *metaDisk) tell(l lie, layout oracle.Layout, history []past) (damaged []
 		sector := append([]byte(nil), m.table[m.cache[s]]...)
 		head := len(sector) >> (3 * m.rng.IntN(2)) // the fields are at the front
 		sector[m.rng.IntN(head)] ^= 1 << m.rng.IntN(8)
-		m.table = append(m.table, sector)
-		m.cache[s] = content(len(m.table) - 1)
+		m.cache[s] = m.name(sector)
 		return []uint32{s}, true
 	}
 	if len(history) == 0 {
@@ -112,24 +123,19 @@ func target(rng *rand.Rand, l oracle.Layout, sectors int) uint32 {
 func (w *World) toldLies(n *node, v *volume) {
 	for range 3 {
 		l := lie(w.lies.IntN(int(lieEnd)))
-		copied := *v.meta
-		copied.dev = v.meta.dev.clone(w.lies)
-		if copied.place.Kind == meta.Internal {
-			copied.data = copied.dev
-		}
+		copied := v.meta.double(w.lies)
 		damaged, ok := copied.dev.tell(l, copied.layout, v.meta.dev.past)
 		if !ok {
 			continue
 		}
 		w.count.Lies[l]++
-		w.judgeLie(n, v, &copied, l, damaged)
+		w.judgeLie(n, v, copied, l, damaged)
 	}
 }
 
 func (w *World) judgeLie(n *node, v *volume, copied *metaStore, l lie, damaged []uint32) {
 	truth, _ := v.meta.marks.AfterReplay(v.meta.dev)
 	before := *v.meta.marks.Super()
-	copied.marks = oracle.NewMarks(copied.dev, copied.layout, copied.blocks)
 	err := copied.takeIntoUse()
 	switch {
 	case err == nil && copied.harmless(truth, &before):

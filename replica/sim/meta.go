@@ -28,6 +28,7 @@ type metaStore struct {
 	store  *meta.Store // while attached
 	number uint32      // of the next activity-log transaction
 	used   []bool      // activity-log slots that hold an extent
+	twin   *metaStore  // memory for copies
 }
 
 // Sizes of metadata devices, in sectors: one page of bitmap is enough.
@@ -44,33 +45,37 @@ type roomyDevice struct {
 
 func (d roomyDevice) Size() int64 { return d.bytes }
 
-// newMetaStore returns fresh metadata for a data disk of size bytes, internal or
-// on a device of its own.
-func newMetaStore(size uint64, o *Options, rng *rand.Rand) *metaStore {
-	m := &metaStore{
-		place: meta.Placement{Kind: meta.FlexExternal}, data: roomyDevice{bytes: int64(size)}, layout: oracle.External(),
-		dev: newMetaDisk(0, externalSectors*sectorSize, rng), blocks: int(o.Blocks), used: make([]bool, o.Slots),
-	}
+func newMetaStore() *metaStore {
+	return &metaStore{dev: &metaDisk{disk: &disk{}}, marks: &oracle.Marks{}}
+}
+
+// reset makes fresh metadata for a data disk of size bytes, internal or on a
+// device of its own. Memory is kept.
+func (m *metaStore) reset(size uint64, o *Options, rng *rand.Rand) {
+	*m = metaStore{dev: m.dev, marks: m.marks, twin: m.twin, blocks: int(o.Blocks), used: make([]bool, o.Slots)}
 	if rng.Uint64()&1 == 0 {
 		m.place, m.layout = meta.Placement{Kind: meta.Internal}, oracle.Internal(internalSectors)
-		m.dev = newMetaDisk(int64(size), int64(size)+internalSectors*sectorSize, rng)
+		m.dev.reset(int64(size), int64(size)+internalSectors*sectorSize, rng)
 		m.data = m.dev
+	} else {
+		m.place, m.layout = meta.Placement{Kind: meta.FlexExternal}, oracle.External()
+		m.dev.reset(0, externalSectors*sectorSize, rng)
+		m.data = roomyDevice{bytes: int64(size)}
 	}
 	m.createMD()
-	return m
 }
 
 // createMD is what a fresh disk has: current id 4, nothing else.
 func (m *metaStore) createMD() {
 	m.dev.open()
 	m.dev.change, m.dev.ills = nil, ills{}
+	m.marks.Reset(m.layout, m.blocks)
 	must(meta.Create(m.dev, m.place, meta.CreateOptions{Confirmed: true, DeviceUUID: m.dev.rng.Uint64()}))
 	m.seed(func(s *meta.Super) { // its instance id is random: a run depends on its seed alone
 		for i := range s.Instance {
 			s.Instance[i] = byte(m.dev.rng.Uint32())
 		}
 	})
-	m.marks = oracle.NewMarks(m.dev, m.layout, m.blocks)
 }
 
 // seed changes the superblock of metadata that nobody uses.
@@ -80,9 +85,7 @@ func (m *metaStore) seed(edit func(*meta.Super)) {
 	s := st.Super()
 	edit(&s)
 	must(st.WriteSuper(&s))
-	if m.marks != nil {
-		m.marks.RefreshAll(m.dev)
-	}
+	m.marks.RefreshAll(m.dev)
 }
 
 // must stops a run whose world cannot be built.

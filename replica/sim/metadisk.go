@@ -54,12 +54,12 @@ var (
 	fullSector  = bytes.Repeat([]byte{0xFF}, sectorSize)
 )
 
-// newMetaDisk returns a device of size bytes, of which those from base are
-// kept; nobody has any business before.
-func newMetaDisk(base, size int64, rng *rand.Rand) *metaDisk {
-	d := newDisk(uint64(size-base)/sectorSize, 0)
-	clear(d.cache)
-	return &metaDisk{disk: d, table: [][]byte{blankSector, fullSector}, base: base, rng: rng, budget: -1}
+// reset makes it a new device of size bytes, of which those from base are kept;
+// nobody has any business before. Memory is kept.
+func (m *metaDisk) reset(base, size int64, rng *rand.Rand) {
+	m.disk.reset(int(size-base)/sectorSize, 0)
+	clear(m.cache)
+	*m = metaDisk{disk: m.disk, table: append(m.table[:0], blankSector, fullSector), past: m.past[:0], base: base, rng: rng, budget: -1}
 }
 
 // open makes the device ready for a new owner.
@@ -177,11 +177,21 @@ func (m *metaDisk) intern(first uint32, p []byte) []content {
 		case bytes.Equal(sector, m.table[now]):
 			data[i] = now
 		default:
-			m.table = append(m.table, bytes.Clone(sector))
-			data[i] = content(len(m.table) - 1)
+			data[i] = m.name(sector)
 		}
 	}
 	return data
+}
+
+// name puts the content of a sector into the table.
+func (m *metaDisk) name(sector []byte) content {
+	n := len(m.table)
+	if n == cap(m.table) {
+		m.table = append(m.table, nil)
+	}
+	m.table = m.table[:n+1]
+	m.table[n] = append(m.table[n][:0], sector...) // of an earlier run, if there is any
+	return content(n)
 }
 
 // spent counts an operation of recovery, and reports that it is the last.

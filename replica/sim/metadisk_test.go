@@ -13,7 +13,8 @@ import (
 func testStore(t *testing.T, seed uint64) *metaStore {
 	t.Helper()
 	o := Options{Seed: seed, Blocks: 2 * extentBlocks, Slots: 16}
-	m := newMetaStore(o.Blocks*blockSectors*sectorSize, &o, rand.New(rand.NewPCG(seed, 1)))
+	m := newMetaStore()
+	m.reset(o.Blocks*blockSectors*sectorSize, &o, rand.New(rand.NewPCG(seed, 1)))
 	if _, err := m.attach(); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func TestDiskLosesWhatWasNotFlushed(t *testing.T) {
 	seen := make(map[content]bool)
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 200 {
-		d := newDisk(8, 1)
+		d := testDisk()
 		put := func(c content) {
 			d.submit(0, []content{c})
 			d.write(0, c)
@@ -65,7 +65,7 @@ func TestDiskLosesWhatWasNotFlushed(t *testing.T) {
 func TestDiskKeepsItsCacheWhenKilled(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for range 50 {
-		d := newDisk(8, 1)
+		d := testDisk()
 		d.submit(3, []content{7})
 		d.write(3, 7)
 		d.kill(r)
@@ -76,7 +76,7 @@ func TestDiskKeepsItsCacheWhenKilled(t *testing.T) {
 }
 
 func TestStableNoticesAnUnflushedWrite(t *testing.T) {
-	d := newDisk(8, 1)
+	d := testDisk()
 	d.submit(0, []content{9})
 	d.write(0, 9)
 	m := &mirrored{first: 0, count: 1, done: true, mark: d.clock}
@@ -87,4 +87,10 @@ func TestStableNoticesAnUnflushedWrite(t *testing.T) {
 	if !d.stable(m) {
 		t.Error("a flushed write does not count as stable")
 	}
+}
+
+func testDisk() *disk {
+	d := &disk{}
+	d.reset(8, 1)
+	return d
 }

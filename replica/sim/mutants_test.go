@@ -183,9 +183,10 @@ func TestHunt(t *testing.T) {
 	if !ok {
 		t.Skip("TestMutants runs it with a bug planted")
 	}
+	var runner Runner
 	for seed := uint64(1); seed <= uint64(*mutantSeeds); seed++ {
 		mutant.Plant(m.ID)
-		_, _, f := Run(OptionsOf(seed), nil)
+		_, _, f := runner.Run(OptionsOf(seed), nil)
 		if f == nil {
 			continue
 		}

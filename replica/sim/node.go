@@ -98,10 +98,10 @@ func newNode(w *World, id int) *node {
 	for v := range w.opt.Volumes {
 		blocks := w.opt.Blocks + w.opt.Spare[id]
 		size := blocks * blockSectors * sectorSize
-		n.vols = append(n.vols, &volume{
-			id: v, size: size, disk: newDisk(blocks*blockSectors, w.oracle.Garbage()),
-			meta: newMetaStore(size, &w.opt, rand.New(rand.NewPCG(w.opt.Seed, uint64(2*v+id)))),
-		})
+		m := w.spare.volume()
+		m.disk.reset(int(blocks*blockSectors), w.oracle.Garbage())
+		m.meta.reset(size, &w.opt, rand.New(rand.NewPCG(w.opt.Seed, uint64(2*v+id))))
+		n.vols = append(n.vols, &volume{id: v, size: size, disk: m.disk, meta: m.meta})
 	}
 	return n
 }

@@ -101,7 +101,7 @@ func (s *Script) pair(words []string) error {
 	}
 	opt.Net = core.Defaults()
 	opt.Net.Protocol = opt.Protocol
-	s.w = newWorld(opt, nil)
+	s.w = newWorld(&spare{}, opt, nil)
 	s.w.script, s.w.calm = true, true
 	return nil
 }

@@ -33,6 +33,7 @@ const (
 
 // World is one simulated pair.
 type World struct {
+	spare  *spare
 	opt    Options
 	rng    *rand.Rand
 	lies   *rand.Rand // draws apart: lies are told to copies and change nothing
@@ -100,16 +101,19 @@ func (f *Failure) Error() string {
 	return fmt.Sprintf("seed %d at %s: %s: %s", f.Seed, stamp(f.At), f.Property, f.Text)
 }
 
-// newWorld builds a pair whose nodes are down.
-func newWorld(opt Options, trace func(string)) *World {
+// newWorld builds a pair whose nodes are down, from the memory of earlier ones.
+func newWorld(s *spare, opt Options, trace func(string)) *World {
 	w := &World{
+		spare: s,
 		opt:   opt,
 		rng:   rand.New(rand.NewPCG(opt.Seed, 0x7265706c69636164)),
 		trace: trace,
 		seen:  make(map[uint64]core.Time),
 		lies:  rand.New(rand.NewPCG(opt.Seed, 0x6c696573)),
 	}
-	w.oracle = oracle.New(opt.Protocol, w.fail)
+	w.oracle = &s.oracle
+	w.oracle.Reset(opt.Protocol, w.fail)
+	w.net.payload, w.net.spare = s.payload, s.headers
 	for i := range w.nodes {
 		w.nodes[i] = newNode(w, i)
 	}

@@ -63,6 +63,7 @@ func runSeeds(first uint64, seeds, failures int) (total Counts, reached marks, f
 	var workers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
+			var runner Runner
 			for {
 				i := next.Add(1) - 1
 				mu.Lock()
@@ -71,7 +72,7 @@ func runSeeds(first uint64, seeds, failures int) (total Counts, reached marks, f
 				if enough {
 					return
 				}
-				c, m, f := Run(OptionsOf(first+i), nil)
+				c, m, f := runner.Run(OptionsOf(first+i), nil)
 				mu.Lock()
 				total.add(&c)
 				reached.add(&m)

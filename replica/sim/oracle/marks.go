@@ -39,12 +39,17 @@ type ringBlock struct {
 	image   []byte   // what they were decoded from
 }
 
-// NewMarks returns the marks of a volume of so many blocks, read from dev.
-func NewMarks(dev Store, l Layout, blocks int) *Marks {
+// Reset makes the marks, new ones or used, those of a volume of so many blocks
+// that RefreshAll has not read yet. Memory is kept.
+func (m *Marks) Reset(l Layout, blocks int) {
 	n := (blocks + 63) / 64
-	m := &Marks{layout: l, blocks: blocks, bits: make([]uint64, n), hot: make([]uint64, n), sure: make([]uint64, n)}
-	m.RefreshAll(dev)
-	return m
+	m.layout, m.blocks = l, blocks
+	for _, set := range []*[]uint64{&m.bits, &m.hot, &m.sure} {
+		*set = append((*set)[:0], make([]uint64, n)...)
+	}
+	for i := range m.ring {
+		m.ring[i].image = m.ring[i].image[:0]
+	}
 }
 
 // RefreshAll reads everything again.

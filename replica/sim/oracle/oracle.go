@@ -36,6 +36,9 @@ type Oracle struct {
 	vols     []*volumeOracle
 	tokens   int
 	reads    []int64 // when the reads in flight were issued
+
+	spare     []*register // to use again
+	spareVols []*volumeOracle
 }
 
 // candsMax is how many candidates of a sector are kept before old ones are swept.
@@ -65,10 +68,50 @@ type lineage struct {
 	given   bool // it was declared bad
 }
 
-// New returns an oracle for one run under protocol A, B or C. fail is called for
-// each broken promise, with its number in the list of invariants.
-func New(protocol byte, fail func(property, format string, args ...any)) *Oracle {
-	return &Oracle{fail: fail, protocol: protocol, writes: make([]write, 1)}
+// Reset makes the oracle, a new one or one that was used, that of a run under
+// protocol A, B or C. fail is called for each broken promise, with its number in
+// the list of invariants. Memory is kept.
+func (o *Oracle) Reset(protocol byte, fail func(property, format string, args ...any)) {
+	for _, v := range o.vols {
+		for i := range v.image {
+			o.discard(v.image[i])
+			o.discard(v.logical[i])
+		}
+		o.spareVols = append(o.spareVols, v)
+	}
+	*o = Oracle{
+		fail: fail, protocol: protocol, writes: append(o.writes[:0], write{}),
+		inFlight: o.inFlight[:0], vols: o.vols[:0], reads: o.reads[:0], spare: o.spare, spareVols: o.spareVols,
+	}
+}
+
+// register returns one that is exactly what an image holds.
+func (o *Oracle) register(image []Content, now int64) *register {
+	r := &register{}
+	if last := len(o.spare) - 1; last >= 0 {
+		r, o.spare = o.spare[last], o.spare[:last]
+	}
+	r.reset(image, now)
+	return r
+}
+
+func (o *Oracle) discard(r *register) {
+	if r != nil {
+		o.spare = append(o.spare, r)
+	}
+}
+
+// volume returns an empty volume of so many sectors.
+func (o *Oracle) volume(sectors int) *volumeOracle {
+	v := &volumeOracle{}
+	if last := len(o.spareVols) - 1; last >= 0 {
+		v, o.spareVols = o.spareVols[last], o.spareVols[:last]
+	}
+	*v = volumeOracle{history: v.history}
+	for i := range v.history {
+		v.history[i].Reset(sectors)
+	}
+	return v
 }
 
 func (v *volumeOracle) forgetHistory() {
@@ -95,10 +138,9 @@ func (o *Oracle) Garbage() uint32 {
 // Begin tells the oracle what the disks hold at the start.
 func (o *Oracle) Begin(images [2][][]Content) {
 	for v := range images[0] {
-		vo := &volumeOracle{}
+		vo := o.volume(max(len(images[0][v]), len(images[1][v])))
 		for i := range images {
-			vo.history[i] = NewSparse[[]uint32](max(len(images[0][v]), len(images[1][v])))
-			vo.image[i] = newRegister(images[i][v], 0)
+			vo.image[i] = o.register(images[i][v], 0)
 		}
 		o.vols = append(o.vols, vo)
 	}
@@ -353,7 +395,7 @@ func (o *Oracle) Crashed(now int64, node int, whole []bool, images [][]Content) 
 		}
 	}
 	for vol, v := range o.vols {
-		v.logical[node] = nil
+		o.endView(v, node)
 		if whole[vol] {
 			o.Holds(now, node, vol, 0, uint32(len(images[vol])), images[vol], "P2", "after a kill")
 		}
@@ -402,12 +444,18 @@ func (o *Oracle) Promoted(now int64, node, vol, source int, image []Content, str
 	if source == node {
 		v.image[node].rebase(image, now)
 	}
-	v.logical[node] = newRegister(image, now)
+	o.endView(v, node)
+	v.logical[node] = o.register(image, now)
 	v.forgetHistory()
 }
 
 // Demoted ends the view of a Primary's clients.
-func (o *Oracle) Demoted(node, vol int) { o.vols[vol].logical[node] = nil }
+func (o *Oracle) Demoted(node, vol int) { o.endView(o.vols[vol], node) }
+
+func (o *Oracle) endView(v *volumeOracle, node int) {
+	o.discard(v.logical[node])
+	v.logical[node] = nil
+}
 
 // Forced notes that the operator declared a node's disk good.
 func (o *Oracle) Forced(node, vol int) {

@@ -9,7 +9,8 @@ import (
 func testOracle(t *testing.T) (*Oracle, *[]string) {
 	t.Helper()
 	var broken []string
-	o := New('C', func(p, _ string, _ ...any) { broken = append(broken, p) })
+	o := &Oracle{}
+	o.Reset('C', func(p, _ string, _ ...any) { broken = append(broken, p) })
 	g := o.Garbage()
 	image := make([]Content, 64)
 	for i := range image {

@@ -12,6 +12,13 @@ type register struct {
 	base  []Content
 	since int64
 	cands Sparse[[]cand]
+	kept  []keptCand // of copyFrom
+}
+
+// keptCand is a write in flight that outlives what else a register knows.
+type keptCand struct {
+	sector uint32
+	cand
 }
 
 // cand is an acceptable content.
@@ -25,10 +32,10 @@ type cand struct {
 
 const never = int64(1) << 62
 
-func newRegister(image []Content, now int64) *register {
-	r := &register{cands: NewSparse[[]cand](len(image))}
+// reset makes the register a new one that is exactly what an image holds.
+func (r *register) reset(image []Content, now int64) {
+	r.cands.Reset(len(image))
 	r.rebase(image, now)
-	return r
 }
 
 // rebase makes the register exactly what an image holds.
@@ -39,9 +46,16 @@ func (r *register) rebase(image []Content, now int64) {
 
 // copyFrom makes r what o is, but keeps its own writes in flight.
 func (r *register) copyFrom(o *register) {
-	kept := r.cands
+	r.kept = r.kept[:0]
+	for _, s := range r.cands.Keys() {
+		for _, c := range *r.cands.Get(s) {
+			if c.pending > 0 && c.gone == 0 {
+				r.kept = append(r.kept, keptCand{s, c})
+			}
+		}
+	}
 	r.since = o.since
-	r.cands = NewSparse[[]cand](len(r.base))
+	r.cands.Clear()
 	copy(r.base, o.base) // disks may differ in size; the common part counts
 	for _, s := range o.cands.Keys() {
 		if int(s) >= len(r.base) {
@@ -53,13 +67,9 @@ func (r *register) copyFrom(o *register) {
 			(*list)[i].real = true // mirrored writes went to both
 		}
 	}
-	for _, s := range kept.Keys() {
-		for _, c := range *kept.Get(s) {
-			if c.pending > 0 && c.gone == 0 {
-				x := r.find(s, c.content)
-				x.pending, x.real, x.done, x.gone = max(x.pending, c.pending), true, c.done, 0
-			}
-		}
+	for _, k := range r.kept {
+		x := r.find(k.sector, k.content)
+		x.pending, x.real, x.done, x.gone = max(x.pending, k.pending), true, k.done, 0
 	}
 }
 

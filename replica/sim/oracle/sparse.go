@@ -11,6 +11,15 @@ type Sparse[T any] struct {
 // NewSparse returns an empty set for so many sectors.
 func NewSparse[T any](sectors int) Sparse[T] { return Sparse[T]{slot: make([]int32, sectors)} }
 
+// Reset makes the set an empty one for so many sectors. Memory is kept.
+func (p *Sparse[T]) Reset(sectors int) {
+	p.Clear()
+	if cap(p.slot) < sectors {
+		p.slot = make([]int32, sectors)
+	}
+	p.slot = p.slot[:sectors] // what lies beyond is zero too
+}
+
 // Get returns the item of a sector, nil if it has none. The pointer is good
 // until the next Put or Delete.
 func (p *Sparse[T]) Get(sector uint32) *T {
