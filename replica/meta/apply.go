@@ -189,5 +189,5 @@ func (s *Store) clearRing() error {
 	if r.initialised() {
 		return s.settle()
 	}
-	return initRing(s.md, s.layout)
+	return initRing(s.md, s.layout, s.ring)
 }

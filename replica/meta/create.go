@@ -168,7 +168,7 @@ func create(md disk.Device, l Layout, opts *CreateOptions) error {
 		return err
 	}
 	fmt.Fprintln(opts.Out, "initializing activity log")
-	if err := initRing(md, l); err != nil {
+	if err := initRing(md, l, newBlocks(l.Geometry.Blocks())); err != nil {
 		return err
 	}
 	fmt.Fprintf(opts.Err, "initializing bitmap (%d KB) to all zero\n", l.BitmapSize.Bytes()/1024)
@@ -231,24 +231,22 @@ func zeroBitmap(md disk.Device, l Layout) error {
 	return nil
 }
 
-// initRing fills the log with initialised blocks and makes that durable.
-func initRing(md disk.Device, l Layout) error {
+// initRing fills the log with initialised blocks and makes that durable. area is
+// a buffer of the log's size.
+func initRing(md disk.Device, l Layout, area []byte) error {
 	h, err := failpoint.Begin(failpoint.MetaCreateLog)
 	if err != nil {
 		return fmt.Errorf("initialise activity log: %w", err)
 	}
 	defer h.End()
-	n := l.Geometry.Blocks()
-	buf := newBlocks(min(n, transferMax/blockSize))
-	for at := 0; at < len(buf); at += blockSize {
-		putInitialised(buf[at : at+blockSize])
+	for at := 0; at < len(area); at += blockSize {
+		putInitialised(area[at : at+blockSize])
 	}
-	for done := 0; done < n; {
-		part := buf[:min(n-done, len(buf)/blockSize)*blockSize]
-		if _, err := md.WriteAt(part, l.AL.Bytes()+int64(done)*blockSize); err != nil {
+	for at := 0; at < len(area); at += transferMax {
+		part := area[at:min(at+transferMax, len(area))]
+		if _, err := md.WriteAt(part, l.AL.Bytes()+int64(at)); err != nil {
 			return fmt.Errorf("initialise activity log: %w", err)
 		}
-		done += len(part) / blockSize
 	}
 	if err := md.Sync(); err != nil {
 		return fmt.Errorf("initialise activity log: %w", err)
