@@ -247,70 +247,79 @@ func (w *World) mustBeEqual(vol int) {
 	for i, word := range w.exposed[vol].differs {
 		w.count.Checks++
 		each(word, i, func(b uint32) bool {
-			for s := b * blockSectors; s < (b+1)*blockSectors; s++ {
+			p := part{vol: vol, first: b * blockSectors}
+			for s := range uint32(blockSectors) {
 				w.count.Checks++
-				if x.cache[s] != y.cache[s] && !w.onItsWay(vol, s) {
-					w.fail("P11", "Connected UpToDate/UpToDate, but volume %d sector %d holds %s on a, %s on b", vol, s, w.oracle.Name(x.cache[s]), w.oracle.Name(y.cache[s]))
-					return false
+				if x.cache[p.first+s] != y.cache[p.first+s] {
+					p.left |= 1 << s
 				}
 			}
-			return true
+			if w.strike(&p); p.left == 0 {
+				return true
+			}
+			s := p.first + uint32(bits.TrailingZeros32(p.left))
+			w.fail("P11", "Connected UpToDate/UpToDate, but volume %d sector %d holds %s on a, %s on b", vol, s, w.oracle.Name(x.cache[s]), w.oracle.Name(y.cache[s]))
+			return false
 		})
 	}
 }
 
-// onItsWay reports that a write of the sector has not reached both disks yet.
-func (w *World) onItsWay(vol int, s uint32) bool {
+// part is some sectors of one block.
+type part struct {
+	vol   int
+	first uint32 // of the block
+	left  uint32 // a bit for each sector that is meant
+}
+
+// strike removes the sectors of a range.
+func (p *part) strike(vol int, first, count uint32) {
+	from, end := max(first, p.first), min(first+count, p.first+blockSectors)
+	if vol == p.vol && from < end {
+		p.left &^= 1<<(end-p.first) - 1<<(from-p.first)
+	}
+}
+
+// strike removes the sectors of which a write has not reached both disks yet.
+func (w *World) strike(p *part) {
 	for _, n := range w.nodes {
-		if n.pending(vol, s) {
-			return true
+		if p.left == 0 {
+			return
 		}
+		n.strike(p)
 	}
 	for _, l := range w.net.links {
 		for i := range l.lanes {
-			q := &l.lanes[i][0]
-			if carries(q.outbox, vol, s) || carries(q.wire, vol, s) {
-				return true
-			}
+			strikeCarried(l.lanes[i][0].outbox, p)
+			strikeCarried(l.lanes[i][0].wire, p)
 		}
 	}
-	return false
 }
 
-func carries(frames []frame, vol int, s uint32) bool {
+func strikeCarried(frames []frame, p *part) {
 	for i := range frames {
-		m := &frames[i].msg
-		switch m.Kind {
-		case wire.KindData, wire.KindTrim, wire.KindZero:
-			if int(m.Vol) == vol && uint64(s)*sectorSize-m.Off < uint64(m.Len) {
-				return true
-			}
+		if m := &frames[i].msg; isMirrored(m.Kind) {
+			p.strike(int(m.Vol), uint32(m.Off/sectorSize), m.Len/sectorSize)
 		}
 	}
-	return false
 }
 
-// pending reports that the node has a write of the sector that is not done:
-// a client's, one submitted to the disk, or one from the peer.
-func (n *node) pending(vol int, s uint32) bool {
-	in := func(v int, first, count uint32) bool { return v == vol && s-first < count }
+// strike removes the sectors of which the node has a write that is not done: a
+// client's, one submitted to the disk, or one from the peer.
+func (n *node) strike(p *part) {
 	for _, o := range n.live {
-		if o.data != nil && in(o.vol, o.first, o.count) {
-			return true
+		if o.data != nil {
+			p.strike(o.vol, o.first, o.count)
 		}
 	}
 	for _, r := range n.received {
-		if in(r.vol, r.first, r.count) {
-			return true
-		}
+		p.strike(r.vol, r.first, r.count)
 	}
 	for i := range n.bufs.all {
 		b := &n.bufs.all[i]
-		if b.used && in(b.vol, b.first, uint32(len(b.data))) && (b.kind == uint8(wire.KindData) || b.request != nil && b.request.writes()) {
-			return true
+		if b.used && (b.kind == uint8(wire.KindData) || b.request != nil && b.request.writes()) {
+			p.strike(b.vol, b.first, uint32(len(b.data)))
 		}
 	}
-	return false
 }
 
 // apart reports that the nodes have no link, not even a rest of one, and that

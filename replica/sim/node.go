@@ -79,7 +79,6 @@ type action struct {
 	result  core.IOResult // how it will end
 	short   bool          // a write that fails ends early
 	resync  bool
-	act     core.Action
 	meta    []metaOp // what a metadata action writes
 	payload core.Buf // read into a new buffer
 	mirror  *mirrored

@@ -196,7 +196,7 @@ func (n *node) retire(id core.Op) *action {
 
 func (n *node) startMeta(a *core.Action) {
 	v := n.vols[a.Vol]
-	o := &action{id: a.Op, kind: a.Kind, vol: v.id, act: *a}
+	o := &action{id: a.Op, kind: a.Kind, vol: v.id}
 	if !n.enlist(o) {
 		return
 	}

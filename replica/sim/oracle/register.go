@@ -13,6 +13,26 @@ type register struct {
 	since int64
 	cands Sparse[[]cand]
 	kept  []keptCand // of copyFrom
+	slab  []cand     // memory for sectors that have no candidates yet
+}
+
+// candsCommon is how many candidates most sectors get by with.
+const candsCommon = 4
+
+// put returns the candidates of a sector, an empty list if it has none.
+func (r *register) put(s uint32) (list *[]cand, fresh bool) {
+	list, fresh = r.cands.Put(s)
+	if !fresh {
+		return list, false
+	}
+	if cap(*list) == 0 {
+		if len(r.slab) < candsCommon {
+			r.slab = make([]cand, 1024*candsCommon)
+		}
+		*list, r.slab = r.slab[:0:candsCommon], r.slab[candsCommon:]
+	}
+	*list = (*list)[:0]
+	return list, true
 }
 
 // keptCand is a write in flight that outlives what else a register knows.
@@ -61,8 +81,8 @@ func (r *register) copyFrom(o *register) {
 		if int(s) >= len(r.base) {
 			continue
 		}
-		list, _ := r.cands.Put(s)
-		*list = append((*list)[:0], *o.cands.Get(s)...)
+		list, _ := r.put(s)
+		*list = append(*list, *o.cands.Get(s)...)
 		for i := range *list {
 			(*list)[i].real = true // mirrored writes went to both
 		}
@@ -83,12 +103,9 @@ func (r *register) get(s uint32) []cand {
 // find returns the candidate, adding it if need be. The pointer is good until
 // the next call.
 func (r *register) find(s uint32, c Content) *cand {
-	list, fresh := r.cands.Put(s)
+	list, fresh := r.put(s)
 	if fresh {
-		if *list == nil {
-			*list = make([]cand, 0, 4)
-		}
-		*list = append((*list)[:0], cand{content: r.base[s], done: r.since, real: true})
+		*list = append(*list, cand{content: r.base[s], done: r.since, real: true})
 	}
 	for i := range *list {
 		if x := &(*list)[i]; x.content == c {
