@@ -59,11 +59,10 @@ func (n *Node) Status() Status {
 
 func (v *volume) status() VolumeStatus {
 	s := VolumeStatus{
-		Vol: v.id, State: v.st, Counters: v.ctr, Size: v.size, OutOfSync: v.outOfSync() * 4096, Gen: v.gen,
+		Vol: v.id, State: v.st, Counters: v.counters(), Size: v.size, OutOfSync: v.outOfSync() * 4096, Gen: v.gen,
 		Flags: v.metaFlags(), ALSuspended: v.disk.alPaused,
 		SyncTotal: v.sync.total, SyncStart: v.sync.start,
 	}
-	s.Counters.Local, s.Counters.Epochs = v.disk.running, 1
 	if v.st.Conn == SyncSource || v.st.Conn == SyncTarget {
 		s.SyncLeft = v.outOfSync()
 	}
@@ -77,6 +76,15 @@ func (v *volume) status() VolumeStatus {
 	}
 	return s
 }
+
+func (v *volume) counters() Counters {
+	c := v.ctr
+	c.Local, c.Epochs = v.disk.running, 1
+	return c
+}
+
+// Counters returns volume vol's counters, as Status does.
+func (n *Node) Counters(vol uint16) Counters { return n.volume(vol).counters() }
 
 // OutOfSync returns volume vol's dirty bitmap, for checks by the simulator;
 // nil without a disk. The caller does not change it.

@@ -177,7 +177,7 @@ func TestReplayFindsTheHotExtents(t *testing.T) {
 }
 
 func (w *world) check(t *rapid.T, either, or []bitmap.Extent) {
-	got, err := parseRing(w.area, w.g).hotExtents()
+	got, err := ringOf(t, w.area, w.g).hotExtents()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,9 +197,9 @@ func TestDamagedRingIsRefused(t *testing.T) {
 		for range steps {
 			w.step(rng, 0xFF)
 		}
-		newest, _ = parseRing(w.area, g).newest()
+		newest, _ = ringOf(t, w.area, g).newest()
 		for block := range g.Blocks() {
-			r := parseRing(w.area, g)
+			r := ringOf(t, w.area, g)
 			r[block] = ringBlock{bad: true}
 			next := uint32(block) == (newest+1)%uint32(g.Blocks())
 			// Losing the newest of all looks like tearing it, unless an older
@@ -228,10 +228,19 @@ func TestLostWriteIsRefused(t *testing.T) {
 	for range 5 {
 		w.step(rng, 0xFF)
 	}
-	newest, _ := parseRing(w.area, w.g).newest()
+	newest, _ := ringOf(t, w.area, w.g).newest()
 	at := w.g.position(newest-2) * blockSize
 	copy(w.area[at:at+blockSize], old[at:at+blockSize])
-	if extents, err := parseRing(w.area, w.g).hotExtents(); err == nil {
+	if extents, err := ringOf(t, w.area, w.g).hotExtents(); err == nil {
 		t.Errorf("accepted with %d extents", len(extents))
 	}
+}
+
+// ringOf decodes a log area in memory.
+func ringOf(t interface{ Fatal(...any) }, area []byte, g ALGeometry) ring {
+	r, err := parseRing(g, func(block int) ([]byte, error) { return area[block*blockSize:][:blockSize], nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }

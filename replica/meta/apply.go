@@ -101,16 +101,10 @@ func (s *Store) extentsMax() uint64 {
 }
 
 func (s *Store) readRing() (ring, error) {
-	if s.ring == nil {
-		s.ring = newBlocks(s.layout.Geometry.Blocks())
-	}
-	for at := 0; at < len(s.ring); at += transferMax {
-		part := s.ring[at:min(at+transferMax, len(s.ring))]
-		if _, err := s.md.ReadAt(part, s.layout.AL.Bytes()+int64(at)); err != nil {
-			return nil, fmt.Errorf("read activity log: %w", err)
-		}
-	}
-	return parseRing(s.ring, s.layout.Geometry), nil
+	return parseRing(s.layout.Geometry, func(block int) ([]byte, error) {
+		_, err := s.md.ReadAt(s.block, s.layout.AL.Bytes()+int64(block)*blockSize)
+		return s.block, err
+	})
 }
 
 // markExtents sets all bits of the given extents, which are sorted, and waits
@@ -189,5 +183,5 @@ func (s *Store) clearRing() error {
 	if r.initialised() {
 		return s.settle()
 	}
-	return initRing(s.md, s.layout, s.ring)
+	return initRing(s.md, s.layout)
 }

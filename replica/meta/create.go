@@ -168,7 +168,7 @@ func create(md disk.Device, l Layout, opts *CreateOptions) error {
 		return err
 	}
 	fmt.Fprintln(opts.Out, "initializing activity log")
-	if err := initRing(md, l, newBlocks(l.Geometry.Blocks())); err != nil {
+	if err := initRing(md, l); err != nil {
 		return err
 	}
 	fmt.Fprintf(opts.Err, "initializing bitmap (%d KB) to all zero\n", l.BitmapSize.Bytes()/1024)
@@ -231,14 +231,14 @@ func zeroBitmap(md disk.Device, l Layout) error {
 	return nil
 }
 
-// initRing fills the log with initialised blocks and makes that durable. area is
-// a buffer of the log's size.
-func initRing(md disk.Device, l Layout, area []byte) error {
+// initRing fills the log with initialised blocks and makes that durable.
+func initRing(md disk.Device, l Layout) error {
 	h, err := failpoint.Begin(failpoint.MetaCreateLog)
 	if err != nil {
 		return fmt.Errorf("initialise activity log: %w", err)
 	}
 	defer h.End()
+	area := newBlocks(l.Geometry.Blocks())
 	for at := 0; at < len(area); at += blockSize {
 		putInitialised(area[at : at+blockSize])
 	}

@@ -17,15 +17,18 @@ type ringBlock struct {
 	bad bool
 }
 
-// parseRing decodes the log area.
-func parseRing(area []byte, g ALGeometry) ring {
+// parseRing decodes the log area, whose blocks read returns. It keeps none.
+func parseRing(g ALGeometry, read func(block int) ([]byte, error)) (ring, error) {
 	r := make(ring, g.Blocks())
 	for i := range r {
-		at := g.position(uint32(i)) * blockSize
-		tx, err := ParseALBlock(area[at : at+blockSize])
+		data, err := read(g.position(uint32(i)))
+		if err != nil {
+			return nil, fmt.Errorf("read activity log: %w", err)
+		}
+		tx, err := ParseALBlock(data)
 		r[i] = ringBlock{tx: tx, bad: err != nil}
 	}
-	return r
+	return r, nil
 }
 
 // initialised reports that the ring holds no transaction and no damage.

@@ -22,10 +22,8 @@ type Store struct {
 	super    Super
 	attached bool
 
-	// block is the buffer of all single-block writes.
+	// block is the buffer of all transfers of a single block.
 	block []byte
-	// ring is the buffer of the log's area, until Attach is done with it.
-	ring []byte
 }
 
 // Page is one 4 KiB page of the bitmap in its on-disk form.
@@ -116,7 +114,7 @@ func (s *Store) Attach() error {
 	if err := s.clearRing(); err != nil {
 		return err
 	}
-	s.attached, s.ring = true, nil
+	s.attached = true
 	super := s.super
 	return s.WriteSuper(&super)
 }
