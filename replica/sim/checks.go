@@ -139,8 +139,8 @@ func (w *World) watchCommands(n *node) {
 // watchCounters checks that a volume's counters only grow, but for an attach
 // and a connect by command, where DRBD counts anew (P28).
 func (w *World) watchCounters(n *node) {
-	for vol, s := range n.core.Status().Volumes {
-		v, c := n.vols[vol], s.Counters
+	for vol, v := range n.vols {
+		c := n.core.Counters(uint16(vol))
 		old := v.counters
 		w.count.Checks++
 		fell := c.Written < old.Written || c.Read < old.Read || c.AL < old.AL || c.BM < old.BM || c.Sent < old.Sent || c.Received < old.Received
@@ -165,7 +165,7 @@ func (w *World) countersAgree(vol int) {
 		return
 	}
 	for i, n := range w.nodes {
-		s, p := n.core.Status().Volumes[vol].Counters, n.peer().core.Status().Volumes[vol].Counters
+		s, p := n.core.Counters(uint16(vol)), n.peer().core.Counters(uint16(vol))
 		sent, got := s.Sent-l.sentAt[i][vol], p.Received-l.gotAt[1-i][vol]
 		w.count.Checks++
 		if sent != got {

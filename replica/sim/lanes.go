@@ -24,7 +24,7 @@ func (net *network) send(w *World, n *node, a *core.Action) {
 			w.fail("buffers", "node %s sends %v with buffer %d, which does not hold it", n.name(), a.Msg.Kind, a.Buf)
 			return
 		}
-		f.data = slices.Clone(b.data)
+		f.data = b.data // which never changes
 	}
 	bytes, err := wire.AppendMsg(net.header(), &f.msg, net.payloadBytes(f.data))
 	if err != nil {

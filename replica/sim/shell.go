@@ -80,7 +80,7 @@ func (n *node) holdBuffer(o *action, v *volume) bool {
 	}
 	b.writers++
 	if o.kind == core.ActDiskWrite {
-		o.data = slices.Clone(b.data)
+		o.data = b.data // which never changes
 		o.resync = b.kind == uint8(wire.KindResyncReply)
 	}
 	return true

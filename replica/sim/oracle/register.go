@@ -116,8 +116,17 @@ func (r *register) find(s uint32, c Content) *cand {
 	return &(*list)[len(*list)-1]
 }
 
-// submit makes c a candidate because a write of it was issued.
+// submit makes c a candidate because a write of it was issued. Nobody has seen
+// c before, unless it is zeroes.
 func (r *register) submit(s uint32, c Content) {
+	if c != 0 {
+		if list, fresh := r.put(s); fresh {
+			*list = append(*list, cand{content: r.base[s], done: r.since, real: true}, cand{content: c, done: never, pending: 1})
+		} else {
+			*list = append(*list, cand{content: c, done: never, pending: 1})
+		}
+		return
+	}
 	x := r.find(s, c)
 	if x.gone != 0 {
 		x.gone, x.done, x.real = 0, never, false
