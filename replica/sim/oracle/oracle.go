@@ -161,12 +161,11 @@ func (o *Oracle) Issue(now int64, node, vol int, first, count uint32, zero bool)
 			*writers = (*writers)[:0]
 		}
 		*writers = append(*writers, id)
-		for _, r := range []*register{v.logical[node], v.image[0], v.image[1]} {
+		for _, r := range [...]*register{v.logical[node], v.image[0], v.image[1]} {
 			if r == nil {
 				continue
 			}
-			r.submit(first+s, c)
-			if len(*r.cands.Get(first + s)) > candsMax {
+			if r.submit(first+s, c) > candsMax {
 				r.compact(first+s, o.oldestRead(now))
 			}
 		}

@@ -19,6 +19,16 @@ type register struct {
 // candsCommon is how many candidates most sectors get by with.
 const candsCommon = 4
 
+// list returns the candidates of a sector. The pointer is good until the next
+// call.
+func (r *register) list(s uint32) *[]cand {
+	list, fresh := r.put(s)
+	if fresh {
+		*list = append(*list, cand{content: r.base[s], done: r.since, real: true})
+	}
+	return list
+}
+
 // put returns the candidates of a sector, an empty list if it has none.
 func (r *register) put(s uint32) (list *[]cand, fresh bool) {
 	list, fresh = r.cands.Put(s)
@@ -103,10 +113,7 @@ func (r *register) get(s uint32) []cand {
 // find returns the candidate, adding it if need be. The pointer is good until
 // the next call.
 func (r *register) find(s uint32, c Content) *cand {
-	list, fresh := r.put(s)
-	if fresh {
-		*list = append(*list, cand{content: r.base[s], done: r.since, real: true})
-	}
+	list := r.list(s)
 	for i := range *list {
 		if x := &(*list)[i]; x.content == c {
 			return x
@@ -117,21 +124,19 @@ func (r *register) find(s uint32, c Content) *cand {
 }
 
 // submit makes c a candidate because a write of it was issued. Nobody has seen
-// c before, unless it is zeroes.
-func (r *register) submit(s uint32, c Content) {
+// c before, unless it is zeroes. It returns how many candidates there are.
+func (r *register) submit(s uint32, c Content) int {
+	list := r.list(s)
 	if c != 0 {
-		if list, fresh := r.put(s); fresh {
-			*list = append(*list, cand{content: r.base[s], done: r.since, real: true}, cand{content: c, done: never, pending: 1})
-		} else {
-			*list = append(*list, cand{content: c, done: never, pending: 1})
-		}
-		return
+		*list = append(*list, cand{content: c, done: never, pending: 1})
+		return len(*list)
 	}
 	x := r.find(s, c)
 	if x.gone != 0 {
 		x.gone, x.done, x.real = 0, never, false
 	}
 	x.pending++
+	return len(*list)
 }
 
 // compact forgets what stopped being acceptable before any read that is
@@ -146,12 +151,11 @@ func (r *register) settle(s uint32, c Content, issued, now int64) {
 	x := r.find(s, c)
 	x.gone, x.done, x.real = 0, now, true
 	x.pending = max(0, x.pending-1)
-	r.retire(s, c, issued, now)
+	retire(*r.list(s), c, issued, now)
 }
 
 // retire removes what was complete before the given time.
-func (r *register) retire(s uint32, keep Content, before, now int64) {
-	list := *r.cands.Get(s)
+func retire(list []cand, keep Content, before, now int64) {
 	for i := range list {
 		x := &list[i]
 		if x.content != keep && x.gone == 0 && x.pending == 0 && x.done < before {
@@ -222,9 +226,9 @@ func (r *register) observe(s uint32, c Content, readIssued, now, writeIssued int
 		return
 	}
 	if x.pending == 0 {
-		r.retire(s, c, readIssued, now)
+		retire(*r.list(s), c, readIssued, now)
 	} else {
-		r.retire(s, c, writeIssued, now)
+		retire(*r.list(s), c, writeIssued, now)
 	}
 }
 
