@@ -38,26 +38,50 @@ func TestSim(t *testing.T) {
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(garbagePercent))
 	start := time.Now()
-	total, reached, failed := runSeeds(*firstFlag, *seedsFlag, failuresMax)
+	s := runSeeds(*firstFlag, *seedsFlag, failuresMax)
 	seconds := time.Since(start).Seconds()
-	t.Logf("%s in %.1f s, %.0f seeds/s", summarise(*seedsFlag, &total), seconds, float64(*seedsFlag)/seconds)
-	figures(*seedsFlag, &total)
-	diskFigures(&total)
-	t.Logf("situations reached:\n%v", &reached)
-	for _, f := range failed {
+	t.Logf("%s in %.1f s, %.0f seeds/s", summarise(*seedsFlag, &s.total), seconds, float64(*seedsFlag)/seconds)
+	figures(*seedsFlag, &s.total)
+	fmt.Printf("figure: sim-events-per-seed-min %d\n", s.shortest)
+	diskFigures(&s.total)
+	t.Logf("situations reached:\n%v", &s.reached)
+	for _, f := range s.failed {
 		t.Error(f)
 	}
-	if len(failed) > 0 {
-		explain(t, failed[0])
+	if len(s.failed) > 0 {
+		explain(t, s.failed[0])
 		return
 	}
-	if missing := reached.Missing(); *seedsFlag >= coverageSeeds && len(missing) > 0 {
+	if s.shortest < stepsMin {
+		t.Errorf("seed %d ended after %d events; %d are the least that counts as a run", s.shortestSeed, s.shortest, stepsMin)
+	}
+	if missing := s.reached.Missing(); *seedsFlag >= coverageSeeds && len(missing) > 0 {
 		t.Errorf("%d seeds never reached: %s", *seedsFlag, strings.Join(missing, ", "))
 	}
 }
 
+// sums is what many runs come to.
+type sums struct {
+	total        Counts
+	reached      marks
+	failed       []*Failure
+	shortest     int // events of the shortest run that broke no promise
+	shortestSeed uint64
+}
+
+func (s *sums) add(seed uint64, c *Counts, m *marks, f *Failure) {
+	s.total.add(c)
+	s.reached.add(m)
+	switch {
+	case f != nil:
+		s.failed = append(s.failed, f)
+	case s.shortestSeed == 0 || c.Steps < s.shortest:
+		s.shortest, s.shortestSeed = c.Steps, seed
+	}
+}
+
 // runSeeds simulates seeds on all cores until failures many broke a promise.
-func runSeeds(first uint64, seeds, failures int) (total Counts, reached marks, failed []*Failure) {
+func runSeeds(first uint64, seeds, failures int) (s sums) {
 	var next atomic.Uint64
 	var mu sync.Mutex
 	var workers sync.WaitGroup
@@ -67,24 +91,20 @@ func runSeeds(first uint64, seeds, failures int) (total Counts, reached marks, f
 			for {
 				i := next.Add(1) - 1
 				mu.Lock()
-				enough := i >= uint64(seeds) || len(failed) >= failures
+				enough := i >= uint64(seeds) || len(s.failed) >= failures
 				mu.Unlock()
 				if enough {
 					return
 				}
 				c, m, f := runner.Run(OptionsOf(first+i), nil)
 				mu.Lock()
-				total.add(&c)
-				reached.add(&m)
-				if f != nil {
-					failed = append(failed, f)
-				}
+				s.add(first+i, &c, &m, f)
 				mu.Unlock()
 			}
 		})
 	}
 	workers.Wait()
-	return total, reached, failed
+	return s
 }
 
 // figures prints what a run did for the summary of a build.
