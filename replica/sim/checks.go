@@ -64,11 +64,13 @@ func (w *World) watch() {
 	if w.script {
 		return
 	}
+	w.noteDisturbance()
 	for _, n := range w.nodes {
-		if !n.up || n.frozenUntil > w.now || n.diskHangs() {
+		if !n.up || n.frozenUntil > w.now || w.opt.DiskTimeout == 0 && n.diskHangs() {
 			n.pausedAt = w.now
 			continue
 		}
+		w.watchDisks(n)
 		w.watchRequests(n)
 		w.watchCommands(n)
 		w.watchCounters(n)
@@ -76,11 +78,13 @@ func (w *World) watch() {
 	w.clock.add(timer{at: w.now + watchPause, what: atWatch, node: nobody})
 }
 
-// diskHangs reports that a disk of the node answers nothing: without
+// diskHangs reports that a disk of the node answers nothing. Without
 // disk-timeout that excuses every wait.
 func (n *node) diskHangs() bool {
-	return slices.ContainsFunc(n.vols, func(v *volume) bool { return v.disk.hung || v.meta.dev.hung })
+	return slices.ContainsFunc(n.vols, (*volume).hangs)
 }
+
+func (v *volume) hangs() bool { return v.disk.hung || v.meta.dev.hung }
 
 // patience is how long a request may wait for the peer (P26): until ko-count
 // ends the session, once for what it waits behind and once for itself, with
@@ -94,22 +98,82 @@ func (w *World) patience(n *node) core.Duration {
 	return 2*limit + 2*o.Timeout + 3*n.clock.late + 200*w.opt.DiskDelay + second
 }
 
+// requestPatience is until when requests may wait for the peer and for disks
+// that hang, and how long from there; 0 = for ever. Where nothing but the disks
+// is in trouble their timeouts bound it, also without a ko-count.
+func (w *World) requestPatience(n *node, v *volume) (since core.Time, limit core.Duration) {
+	o := &w.opt.Net
+	since, limit = max(n.pausedAt, n.jumpedAt), w.patience(n)
+	hang := w.diskPatience(n) + w.diskPatience(n.peer())
+	switch {
+	case w.opt.DiskTimeout > 0 && v.st.Disk <= core.Failed && v.st.Conn < core.Connected: // nothing to wait for
+		return max(since, v.strandedAt), second + 200*w.opt.DiskDelay + 3*n.clock.late
+	case w.opt.DiskTimeout > 0 && limit == 0:
+		session := 2 * (o.PingInt + o.PingTimeout + o.Timeout)
+		return max(since, w.disturbedAt, n.peer().jumpedAt), hang + session + 3*(n.clock.late+n.peer().clock.late) + 400*w.opt.DiskDelay + 2*second
+	case v.st.Disk != core.UpToDate && !v.hangs():
+		return 0, 0
+	case v.hangs():
+		limit += hang + second
+	}
+	return since, limit
+}
+
+// noteDisturbance notes when something other than a disk was last in trouble.
+func (w *World) noteDisturbance() {
+	for _, n := range w.nodes {
+		if !n.up || n.frozenUntil > w.now {
+			w.disturbedAt = w.now
+		}
+	}
+	if w.net.disturbed() || w.net.rate > 0 {
+		w.disturbedAt = w.now
+	}
+}
+
 // watchRequests checks P26: with a ko-count, a hung peer or network holds no
 // request of a Primary whose own disk is good for longer than its patience.
 func (w *World) watchRequests(n *node) {
-	limit := w.patience(n)
-	if limit == 0 {
-		return
-	}
 	for i := range n.bufs.all {
 		b := &n.bufs.all[i]
-		if !b.used || b.request == nil || n.vols[b.vol].st.Disk != core.UpToDate {
+		if !b.used || b.request == nil {
+			continue
+		}
+		since, limit := w.requestPatience(n, n.vols[b.vol])
+		if limit == 0 {
 			continue
 		}
 		w.count.Checks++
-		if since := max(b.request.issued, n.pausedAt); w.now-since > limit {
+		if w.now-max(b.request.issued, since) > limit {
 			w.fail("P26", "node %s request %d (kind %d, sector %d+%d) waits since %s: %s",
 				n.name(), i+1, b.request.kind, b.first, len(b.data), stamp(b.request.issued), w.summary())
+			return
+		}
+	}
+}
+
+// diskPatience is how long an action may stay unanswered before the disk is given
+// up. If the process did not run just then, it waits once more.
+func (w *World) diskPatience(n *node) core.Duration {
+	return w.opt.DiskTimeout + w.opt.DiskTimeout/10 + 2*n.clock.late + 2*watchPause
+}
+
+// watchDisks checks the other half of P26: with disk-timeout set, a disk that
+// hangs is given up.
+func (w *World) watchDisks(n *node) {
+	limit := w.diskPatience(n)
+	if w.opt.DiskTimeout == 0 {
+		return
+	}
+	for _, o := range n.live {
+		v := n.vols[o.vol]
+		if v.st.Disk <= core.Failed {
+			continue
+		}
+		w.count.Checks++
+		if since := max(o.begun, n.pausedAt, n.jumpedAt); w.now-since > limit {
+			w.fail("P26", "node %s volume %d: action %d of kind %d waits since %s, and the disk is not given up: %s",
+				n.name(), v.id, o.id, o.kind, stamp(o.begun), w.summary())
 			return
 		}
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"replicad/replica/core"
+	"replicad/wire"
 )
 
 // client issues requests to one volume of one node while that is Primary.
@@ -218,7 +219,9 @@ func (n *node) complete(a *core.Action) {
 			return
 		}
 		data = src.data
-		n.w.reached.hit(markRemoteRead)
+		if src.kind == uint8(wire.KindReadReply) {
+			n.w.reached.hit(markRemoteRead)
+		}
 	}
 	n.answer(a.Buf, a.Result, data)
 }

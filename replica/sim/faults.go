@@ -234,6 +234,7 @@ func (n *node) jumpClock(d core.Duration) {
 		return
 	}
 	n.clock.jump(n.w.now, d)
+	n.jumpedAt = n.w.now
 	n.tickAt = 0
 	n.setTick()
 	if n.w.net.whole() && d > 2*n.w.opt.Net.Timeout {

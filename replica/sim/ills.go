@@ -88,6 +88,9 @@ func (w *World) breakDisk(n *node) {
 }
 
 func (w *World) drawIll() ill {
+	if w.chance(w.opt.Hang) {
+		return pick(w.rng, illHung, illHung, illMetaHung)
+	}
 	for {
 		if i := ill(w.rng.IntN(int(illEnd))); i == illHeal || w.opt.Ills[i] {
 			return i

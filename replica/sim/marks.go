@@ -55,6 +55,9 @@ const (
 	markCrashCommand
 	markCrashBothResync
 	markMirrored
+	markDiskGivenUp
+	markServedDespiteHang
+	markLateAnswer
 	markEnd
 )
 
@@ -72,7 +75,7 @@ var markNames = [markEnd]string{
 	"link refused for good", "freeze longer than the timeout", "clock jumped over the timeout",
 	"both asked to be Primary at once", "both asked to give up their data at once", "configuration changed within the handshake",
 	"command for a volume that is not there", "crash while a disk is attached", "crash inside a command", "both crashed during a resync",
-	"both ends of a handshake concluded",
+	"both ends of a handshake concluded", "hung disk given up", "request served by the peer while the disk hangs", "late answer of a disk that was given up",
 }
 
 // marks counts how often each was reached.
@@ -139,6 +142,9 @@ func (w *World) markCrash(n *node) {
 func (w *World) markState(n *node, v *volume, old, now core.State) {
 	if old.Conn == core.WFReportParams && now.Conn >= core.Connected {
 		w.concluded(n, v.id, old, now.Conn)
+	}
+	if old.Disk > core.Failed && now.Disk == core.Failed && v.hangs() && w.opt.DiskTimeout > 0 {
+		w.reached.hit(markDiskGivenUp)
 	}
 	if now.Role == core.Primary && now.Conn == core.SyncTarget {
 		w.reached.hit(markPrimaryTarget)

@@ -37,6 +37,7 @@ type node struct {
 	stopping bool           // the clients are being sent away for a demotion
 	discards bool           // it was told to give up its data at the next connect
 	pausedAt core.Time      // until then it could not do what it is watched for
+	jumpedAt core.Time      // when its clock last jumped: how long a disk hangs is counted anew
 	resets   int            // connects and attaches by command, which reset counters
 	syncDied bool           // its last process died in a resync
 	lastErr  core.StateErr  // of the last answered command
@@ -62,6 +63,8 @@ type volume struct {
 	tainted  bool          // crashed since it was last known whole
 	counters core.Counters // when last looked at
 	resets   int
+	// strandedAt is when it last lost the only disk it had left to serve from.
+	strandedAt core.Time
 }
 
 // action is a disk or metadata action in flight.
@@ -82,6 +85,8 @@ type action struct {
 	meta    []metaOp // what a metadata action writes
 	payload core.Buf // read into a new buffer
 	mirror  *mirrored
+	client  bool // of a client's request
+	begun   core.Time
 }
 
 func (o *action) fails() bool { return o.result != core.IOOK }
@@ -134,7 +139,6 @@ func (n *node) boot() {
 	for i, s := range n.core.Status().Volumes {
 		v := n.vols[i]
 		id, d, m, size := v.id, v.disk, v.meta, v.size
-		d.parked, m.dev.parked = nil, nil
 		*v = volume{id: id, disk: d, meta: m, size: size, st: s.State, virgin: v.virgin, tainted: v.tainted}
 	}
 	w.tracef("%s boots", n.name())
@@ -170,6 +174,7 @@ func (n *node) crash(power bool) {
 			v.disk.kill(w.rng)
 		}
 		v.meta.crash(power)
+		v.disk.parked, v.meta.dev.parked = nil, nil // a disk that heals now owes nobody an answer
 		v.attached, v.tainted = false, true
 		v.st = core.State{Role: core.Secondary}
 		if !w.script {

@@ -44,7 +44,9 @@ type Options struct {
 	Net           core.NetConfig   // settings of both nodes
 	Rate          uint64           // resync bytes per second
 	ResyncMax     uint64           // resync bytes in flight
+	DiskTimeout   core.Duration    // 0 = a disk may hang for ever
 	Ills          [illEnd]bool
+	Hang          float64 // chance that a disk error is a disk that hangs
 }
 
 // mix are the weights of client requests.
@@ -83,7 +85,27 @@ func OptionsOf(seed uint64) Options {
 	o.drawWeights(r)
 	o.drawNet(r)
 	o.drawTrouble(r)
+	o.drawDiskTimeout(r)
 	return o
+}
+
+// drawDiskTimeout gives most runs in which disks may hang a limit for that, and
+// a few others. A process whose ticks come late by half of it blames itself
+// and not the disk.
+func (o *Options) drawDiskTimeout(r *rand.Rand) {
+	switch {
+	case o.Weights[faultDiskError] == 0 && r.IntN(8) == 0:
+		o.DiskTimeout = second
+	case o.Weights[faultDiskError] > 0 && r.IntN(4) != 0:
+		o.DiskTimeout = pick(r, 100*millisecond, 300*millisecond, second)
+		o.Weights[faultDiskError] *= 1 + r.IntN(4)
+		o.Hang = pick(r, 0, 0.5, 0.8)
+	default:
+		return
+	}
+	for _, late := range o.TickLate {
+		o.DiskTimeout = max(o.DiskTimeout, 3*late)
+	}
 }
 
 func (o *Options) drawDevice(r *rand.Rand) {
@@ -179,6 +201,7 @@ func (o *Options) config() core.Config {
 	for i := range o.Volumes {
 		v := core.DefaultVolume(uint16(i))
 		v.CPlanAhead, v.ResyncRate, v.CMaxRate, v.ResyncDepth = 0, o.Rate, o.Rate, o.ResyncMax
+		v.DiskTimeout = o.DiskTimeout
 		c.Volumes = append(c.Volumes, v)
 	}
 	return c

@@ -16,8 +16,14 @@ import (
 func (n *node) startDisk(a *core.Action) {
 	v := n.vols[a.Vol]
 	o := &action{id: a.Op, kind: a.Kind, vol: v.id, buf: a.Buf, first: uint32(a.Off / sectorSize), count: a.Len / sectorSize, fua: a.FUA}
-	if !n.enlist(o) || !n.inside(o, a, v) || !n.holdBuffer(o, v) {
+	if b := n.bufs.get(a.Buf); b != nil {
+		o.client = b.request != nil
+	}
+	if !n.enlist(o) || !n.inside(o, a, v) || !n.holdBuffer(o, v, a.Timed) {
 		return
+	}
+	if a.Timed { // it works on memory of its own: the buffer is free to go
+		o.buf = 0
 	}
 	switch a.Kind {
 	case core.ActDiskTrim, core.ActDiskZero:
@@ -50,6 +56,7 @@ func (n *node) enlist(o *action) bool {
 		n.w.fail("contract", "node %s starts operation %d, which is in flight", n.name(), o.id)
 		return false
 	}
+	o.begun = n.w.now
 	n.ops[o.id] = o
 	n.live = append(n.live, o)
 	return true
@@ -68,7 +75,7 @@ func (n *node) inside(o *action, a *core.Action, v *volume) bool {
 }
 
 // holdBuffer finds the data of a write and marks its buffer in use.
-func (n *node) holdBuffer(o *action, v *volume) bool {
+func (n *node) holdBuffer(o *action, v *volume, timed bool) bool {
 	needs := o.kind == core.ActDiskWrite || o.kind == core.ActDiskRead && o.buf != 0
 	if !needs {
 		return true
@@ -78,7 +85,9 @@ func (n *node) holdBuffer(o *action, v *volume) bool {
 		n.w.fail("buffers", "node %s operation %d names buffer %d, which does not hold sector %d+%d of volume %d", n.name(), o.id, o.buf, o.first, o.count, v.id)
 		return false
 	}
-	b.writers++
+	if !timed {
+		b.writers++
+	}
 	if o.kind == core.ActDiskWrite {
 		o.data = b.data // which never changes
 		o.resync = b.kind == uint8(wire.KindResyncReply)
@@ -88,9 +97,7 @@ func (n *node) holdBuffer(o *action, v *volume) bool {
 
 // beginWrite submits a write to the disk and checks what must hold by now.
 func (n *node) beginWrite(o *action, v *volume) {
-	b := n.bufs.get(o.buf)
-	client := b != nil && b.request != nil
-	if !client && !o.resync {
+	if !o.client && !o.resync {
 		m, before := n.epochs.begin(v.id, o.first, o.count)
 		if m != nil {
 			m.write = o.data[0].Write()
@@ -179,6 +186,9 @@ func (n *node) diskDone(id core.Op) {
 	}
 	if b := n.bufs.get(o.buf); b != nil && b.writers > 0 {
 		b.writers--
+	}
+	if v := n.vols[o.vol]; v.st.Disk == core.Failed && n.w.opt.DiskTimeout > 0 && n.w.now-o.begun > n.w.opt.DiskTimeout {
+		n.w.reached.hit(markLateAnswer)
 	}
 	n.event(e)
 	n.maybeDetached(n.vols[o.vol])

@@ -52,10 +52,11 @@ type World struct {
 	nextCmd              uint64
 	seen                 map[uint64]core.Time // when the watch first saw a command
 	exposed              []exposure
-	accidents            int      // left to happen
-	rounds, mends, joins int      // what the operator tried in phase two
-	handlers             []string // configured handlers that ran, for scripts
-	lines                []string // log lines since the script last asked
+	disturbedAt          core.Time // when a network or a process was last in trouble
+	accidents            int       // left to happen
+	rounds, mends, joins int       // what the operator tried in phase two
+	handlers             []string  // configured handlers that ran, for scripts
+	lines                []string  // log lines since the script last asked
 }
 
 // Counts tells how much a run did.

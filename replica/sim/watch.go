@@ -32,6 +32,9 @@ func sourcing(c core.Conn) bool { return c == core.SyncSource || c == core.Pause
 // checks the rules about roles.
 func (w *World) stateChanged(n *node, v *volume, old, now core.State) {
 	w.markState(n, v, old, now)
+	if now.Disk <= core.Failed && now.Conn < core.Connected && (old.Disk > core.Failed || old.Conn >= core.Connected) {
+		v.strandedAt = w.now
+	}
 	if now.Disk == core.UpToDate && old.Disk < core.UpToDate && old.Disk >= core.Inconsistent && !targeting(old.Conn) && w.forcing(n) {
 		v.forced = true
 	}
@@ -134,7 +137,7 @@ func (w *World) promoted(n *node, v *volume, now core.State) {
 		w.oracle.Forced(n.id, v.id)
 	}
 	for _, o := range n.live {
-		if o.mirror != nil && o.vol == v.id {
+		if o.mirror != nil && o.vol == v.id && now.Disk > core.Failed {
 			w.fail("P4", "node %s volume %d is Primary while a write of the old Primary is on its way to the disk", n.name(), v.id)
 			return
 		}
@@ -165,6 +168,9 @@ func (v *volume) good() (own, peer, peerWhole bool) {
 // answered judges the answer to a client's request.
 func (w *World) answered(n *node, r *request, result core.IOResult, data []content) {
 	v := n.vols[r.vol]
+	if result == core.IOOK && v.st.Disk == core.Failed && v.hangs() {
+		w.reached.hit(markServedDespiteHang)
+	}
 	switch {
 	case result != core.IOOK:
 		w.refused(n, v, r, result)
