@@ -20,7 +20,8 @@ func (n *Node) watchAction(o *op) {
 	}
 }
 
-// diskTick gives the disk up if its oldest action is overdue. To find that
+// diskTick gives the disk up if its oldest action is overdue, also if it has
+// failed otherwise meanwhile. To find that
 // one takes a look at every operation, so it is done once per timeout and not
 // with every action.
 func (n *Node) diskTick(v *volume) {
@@ -30,7 +31,7 @@ func (n *Node) diskTick(v *volume) {
 	}
 	late := n.now - d.watch
 	d.watch = 0
-	if limit == 0 || v.st.Disk == Failed || v.st.Disk == Diskless {
+	if limit == 0 || v.st.Disk == Diskless {
 		return
 	}
 	for _, o := range n.ops.all {

@@ -106,6 +106,28 @@ func TestDiskTimeoutServesFromPeer(t *testing.T) {
 	r.mustHave(5)
 }
 
+// TestDiskTimeoutAfterAnError: one action fails, and the disk with it; another
+// one, already on the disk, hangs. Its client is answered all the same.
+func TestDiskTimeoutAfterAnError(t *testing.T) {
+	r := goodPrimary(t, 'C')
+	r.do(Event{Kind: EvWrite, Buf: 1, Len: 4096}) // makes the extent hot
+	r.peer(wire.Msg{Kind: wire.KindWriteAck, Seq: r.lastSent(wire.KindData).Seq})
+	r.hang()
+	r.do(Event{Kind: EvRead, Buf: 2, Len: 4096}, Event{Kind: EvWrite, Buf: 3, Off: 4096, Len: 4096})
+	r.peer(wire.Msg{Kind: wire.KindWriteAck, Seq: r.lastSent(wire.KindData).Seq})
+	read := r.held[0]
+	r.held = r.held[1:]
+	r.do(Event{Kind: EvDiskDone, Op: read.Op, Result: IOError})
+	r.expect("ds:Failed/UpToDate")
+	r.peer(wire.Msg{Kind: wire.KindUUIDs, Body: &wire.UUIDs{Current: rigGen + 2, Bitmap: rigGen}})
+	r.mustNotHave(3)
+	r.later(diskTimeout + 1e6)
+	r.mustHave(3)
+	r.expect("ds:Failed/UpToDate")
+	r.release(IOOK)
+	r.expect("ds:Diskless/UpToDate")
+}
+
 // TestDiskTimeoutOnSecondary: a mirrored write whose disk hangs is refused, so
 // that the Primary goes on alone.
 func TestDiskTimeoutOnSecondary(t *testing.T) {
