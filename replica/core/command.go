@@ -334,6 +334,7 @@ func (n *Node) runDetach(c *command) bool {
 		if v.st.Disk > Failed {
 			n.dropDisk(v)
 		}
+		n.undoAll(c) // nothing goes to it any more; its last action may take for ever
 		c.phase = detachLeave
 		return true
 	}

@@ -128,6 +128,34 @@ func TestDiskTimeoutAfterAnError(t *testing.T) {
 	r.expect("ds:Diskless/UpToDate")
 }
 
+// TestDetachOfAHungDisk: clients do not wait for the detach of a disk that
+// hangs, which ends when the disk answers.
+func TestDetachOfAHungDisk(t *testing.T) {
+	r := goodPrimary(t, 'C')
+	r.do(Event{Kind: EvWrite, Buf: 1, Len: 4096}) // makes the extent hot
+	r.peer(wire.Msg{Kind: wire.KindWriteAck, Seq: r.lastSent(wire.KindData).Seq})
+	r.hang()
+	r.hold[ActMetaBitmap], r.hold[ActMetaSuper] = false, false
+	r.do(Event{Kind: EvWrite, Buf: 2, Off: 4096, Len: 4096})
+	r.peer(wire.Msg{Kind: wire.KindWriteAck, Seq: r.lastSent(wire.KindData).Seq})
+	r.do(Event{Kind: EvCommand, Cmd: &Command{ID: 7, Kind: CmdDetach}})
+	r.peer(wire.Msg{Kind: wire.KindStateReply, Seq: r.lastSent(wire.KindStateReq).Body.(*wire.StateReq).ID, Arg: uint64(Success)})
+	r.expect("ds:Failed/UpToDate")
+	r.peer(wire.Msg{Kind: wire.KindUUIDs, Body: &wire.UUIDs{Current: rigGen + 2, Bitmap: rigGen}})
+	r.do(Event{Kind: EvWrite, Buf: 3, Off: 8192, Len: 4096})
+	r.peer(wire.Msg{Kind: wire.KindWriteAck, Seq: r.lastSent(wire.KindData).Seq})
+	r.mustHave(3)
+	r.later(diskTimeout + 1e6)
+	r.mustHave(2)
+	if _, done := r.cmds[7]; done {
+		t.Error("detached while a late write may still land")
+	}
+	r.release(IOOK)
+	if r.cmds[7] != Success {
+		t.Errorf("detach: %v", r.cmds[7])
+	}
+}
+
 // TestDiskTimeoutOnSecondary: a mirrored write whose disk hangs is refused, so
 // that the Primary goes on alone.
 func TestDiskTimeoutOnSecondary(t *testing.T) {

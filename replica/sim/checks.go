@@ -111,9 +111,9 @@ func (w *World) requestPatience(n *node, v *volume) (since core.Time, limit core
 	case w.opt.DiskTimeout > 0 && limit == 0:
 		session := 2 * (o.PingInt + o.PingTimeout + o.Timeout)
 		return max(since, w.disturbedAt, n.peer().jumpedAt), hang + session + 3*(n.clock.late+n.peer().clock.late) + 400*w.opt.DiskDelay + 2*second
-	case v.st.Disk != core.UpToDate && !v.hangs():
+	case v.st.Disk != core.UpToDate && !n.diskHangs():
 		return 0, 0
-	case v.hangs():
+	case n.diskHangs(): // of another volume, too: all wait for a new generation
 		limit += hang + second
 	}
 	return since, limit
