@@ -73,7 +73,6 @@ func (w *World) watch() {
 		w.watchDisks(n)
 		w.watchRequests(n)
 		w.watchCommands(n)
-		w.watchCounters(n)
 	}
 	w.clock.add(timer{at: w.now + watchPause, what: atWatch, node: nobody})
 }
@@ -200,8 +199,8 @@ func (w *World) watchCommands(n *node) {
 	}
 }
 
-// watchCounters checks that a volume's counters only grow, but for an attach
-// and a connect by command, where DRBD counts anew (P28).
+// watchCounters checks after every event that a volume's counters only grow, but
+// for an attach and a connect by command, where DRBD counts anew (P28).
 func (w *World) watchCounters(n *node) {
 	for vol, v := range n.vols {
 		c := n.core.Counters(uint16(vol))

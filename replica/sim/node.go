@@ -298,6 +298,9 @@ func (n *node) event(e core.Event) {
 	for i := range n.acts {
 		n.perform(&n.acts[i])
 	}
+	if !w.script {
+		w.watchCounters(n)
+	}
 	n.setTick()
 	if n.heldBack {
 		w.net.resume(w, n)
