@@ -4,10 +4,9 @@ import "fmt"
 
 // properties are the invariants that a run checks, after every event or at the
 // event concerned. P5 and P6 are parts of P1's check (a flush covers the writes
-// of all clients; a later flush does not mend a failed one), P9 and P12 of P8's,
-// P28 of the final one. The words are the contract between core and shell.
+// of all clients; a later flush does not mend a failed one), P9 and P12 of P8's. The words are the contract between core and shell.
 var properties = []string{
-	"P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P14", "P15", "P16", "P17", "P20", "P25", "P26", "P28",
+	"P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12", "P13", "P14", "P15", "P16", "P17", "P19", "P20", "P25", "P26", "P28",
 	"contract", "requests", "buffers", "wire", "liveness", "panic",
 }
 

@@ -245,6 +245,9 @@ func (net *network) receive(w *World, l *link, r *node, f *frame, c int) {
 		ev.Buf = r.takePayload(&h.Msg, f.data)
 	}
 	net.spare = append(net.spare, f.bytes)
+	if u, ok := h.Msg.Body.(*wire.UUIDs); ok && int(h.Msg.Vol) < len(r.vols) {
+		r.vols[h.Msg.Vol].compared.heard = *u
+	}
 	r.arrived(&h.Msg)
 	r.event(ev)
 }

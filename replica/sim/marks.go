@@ -141,6 +141,7 @@ func (w *World) markCrash(n *node) {
 // markState notes what a state change shows.
 func (w *World) markState(n *node, v *volume, old, now core.State) {
 	if old.Conn == core.WFReportParams && now.Conn >= core.Connected {
+		n.joins(v)
 		w.concluded(n, v.id, old, now.Conn)
 	}
 	if old.Disk > core.Failed && now.Disk == core.Failed && v.hangs() && w.opt.DiskTimeout > 0 {

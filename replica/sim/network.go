@@ -285,6 +285,9 @@ func (net *network) endUp(w *World, arg uint64) {
 		n.dial = 0
 	}
 	net.sessionBegins(w, l, i)
+	for _, v := range n.vols {
+		v.compared = comparison{}
+	}
 	n.event(core.Event{Kind: core.EvLinkUp, Session: e.session, Token: e.token})
 	for c := range 2 {
 		net.move(w, l, 1-i, c)

@@ -65,6 +65,7 @@ type volume struct {
 	resets   int
 	// strandedAt is when it last lost the only disk it had left to serve from.
 	strandedAt core.Time
+	compared   comparison
 }
 
 // action is a disk or metadata action in flight.
@@ -372,6 +373,7 @@ func (n *node) perform(a *core.Action) {
 		}
 	case core.ActLog:
 		w.logLine(n, a)
+		n.compares(a)
 	case core.ActState:
 		n.stateChanged(a)
 	default:
