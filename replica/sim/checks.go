@@ -105,8 +105,8 @@ func (w *World) requestPatience(n *node, v *volume) (since core.Time, limit core
 	since, limit = max(n.pausedAt, n.jumpedAt), w.patience(n)
 	hang := w.diskPatience(n) + w.diskPatience(n.peer())
 	switch {
-	case w.opt.DiskTimeout > 0 && v.st.Disk <= core.Failed && v.st.Conn < core.Connected: // nothing to wait for
-		return max(since, v.strandedAt), second + 200*w.opt.DiskDelay + 3*n.clock.late
+	case w.opt.DiskTimeout > 0 && v.st.Disk <= core.Failed && v.st.Conn < core.Connected: // nothing to wait for but what hangs
+		return max(since, v.strandedAt), hang + second + 200*w.opt.DiskDelay + 3*n.clock.late
 	case w.opt.DiskTimeout > 0 && limit == 0:
 		session := 2 * (o.PingInt + o.PingTimeout + o.Timeout)
 		return max(since, w.disturbedAt, n.peer().jumpedAt), hang + session + 3*(n.clock.late+n.peer().clock.late) + 400*w.opt.DiskDelay + 2*second
