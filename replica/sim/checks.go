@@ -152,9 +152,10 @@ func (w *World) watchRequests(n *node) {
 }
 
 // diskPatience is how long an action may stay unanswered before the disk is given
-// up. If the process did not run just then, it waits once more.
+// up. If the process did not run just then, it waits once more; and a slow clock
+// that stood still meanwhile lags by its drift on top.
 func (w *World) diskPatience(n *node) core.Duration {
-	return w.opt.DiskTimeout + w.opt.DiskTimeout/10 + 2*n.clock.late + 2*watchPause
+	return w.opt.DiskTimeout + w.opt.DiskTimeout/10 + second/4 + 2*n.clock.late + 2*watchPause
 }
 
 // watchDisks checks the other half of P26: with disk-timeout set, a disk that
