@@ -61,7 +61,7 @@ func (n *Node) giveUpActions(v *volume) {
 			hung = append(hung, o)
 		}
 	}
-	v.disk.watch = 0
+	v.disk.watch, v.disk.hung = 0, true
 	for _, o := range hung {
 		o.orphaned = true
 		n.actionEnded(o, &Event{Kind: EvDiskDone, Op: o.id, Result: IOError})

@@ -17,6 +17,7 @@ type localDisk struct {
 	running int  // disk and metadata actions not answered
 	watch   Time // when to look for actions that hang (disktimeout.go); 0 = nothing to look for
 	leaving bool // ActDetach is due or out
+	hung    bool // given up by disk-timeout: an older superblock write may still land
 	behind  bool // a write that the peer counts as done is missing here
 
 	attaching *Attachment // until the attach command is answered
@@ -288,7 +289,7 @@ type superWriter struct {
 // durable, with false if the disk failed or is not there.
 func (n *Node) saveSuper(v *volume, then func(ok bool)) {
 	w := &v.disk.super
-	if v.disk.bm == nil || (v.st.Disk == Failed && !v.disk.behind) {
+	if v.disk.bm == nil || (v.st.Disk == Failed && (!v.disk.behind || v.disk.hung)) {
 		then(false)
 		return
 	}
