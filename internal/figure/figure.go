@@ -12,8 +12,8 @@ import (
 const file = "REPLICAD_FIGURES"
 
 // Print writes "figure: NAME N" to standard output and, if REPLICAD_FIGURES
-// names a file, appends it there. The same name printed again adds up, except
-// that of a name that ends in -max the largest counts. It panics if the file
+// names a file, appends it there. The same name printed again adds up; of a
+// name that ends in -max the largest counts, in -min the smallest. It panics if the file
 // cannot be written, as a summary that lacks something is worse than none. Any
 // goroutine of any process may call it.
 func Print[N ~int | ~int64 | ~uint64 | ~int32 | ~uint32](name string, n N) {

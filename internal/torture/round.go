@@ -253,7 +253,18 @@ func (r *round) begin() (err error) {
 // end stops the load and holds the Primary against the ledger: nothing that
 // completed may be missing. Where faults may fail clients, errors are allowed.
 func (r *round) end(mayFail bool) error {
+	if err := r.endLoad(mayFail); err != nil {
+		return err
+	}
+	return r.check(r.primary, nothingLost)
+}
+
+// endLoad stops the clients, if they are not stopped yet.
+func (r *round) endLoad(mayFail bool) error {
 	l := r.load
+	if l == nil {
+		return nil
+	}
 	r.load = nil
 	if err := l.stop(); err != nil {
 		return err
@@ -261,12 +272,15 @@ func (r *round) end(mayFail bool) error {
 	if n, m := l.errnos.Load(), l.broken.Load(); !mayFail && n+m > 0 {
 		return fmt.Errorf("%d requests were failed and %d clients cut off, though the Primary lives and has a good disk", n, m)
 	}
-	return r.check(r.primary, nothingLost)
+	return nil
 }
 
-// endDead ends the load of a Primary that is gone.
+// endDead ends the load of a Primary that is gone, if it had not ended before.
 func (r *round) endDead() error {
 	l := r.load
+	if l == nil {
+		return nil
+	}
 	r.load = nil
 	if err := r.led.Sync(); err != nil {
 		return err

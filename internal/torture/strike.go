@@ -124,10 +124,14 @@ func (r *round) afterStrike(e episode, victim *node, serving bool) error {
 	case victim.frozen() && !e.resume:
 		victim.kill()
 	}
-	if err := r.settle(); err != nil {
-		return err
+	err := r.settle()
+	if err == nil {
+		err = r.end(serving)
 	}
-	if err := r.end(serving); err != nil {
+	if err != nil && !dead && !victim.alive() {
+		return r.afterStrike(e, victim, serving) // it struck only now
+	}
+	if err != nil {
 		return err
 	}
 	return r.disarm(victim, serving)

@@ -1,6 +1,6 @@
 package sim
 
-import "fmt"
+import "replicad/internal/figure"
 
 // properties are the invariants that a run checks, after every event or at the
 // event concerned. P5 and P6 are parts of P1's check (a flush covers the writes
@@ -12,13 +12,13 @@ var properties = []string{
 
 // diskFigures prints what was done to disks and metadata, and what was checked.
 func diskFigures(c *Counts) {
-	fmt.Printf("figure: invariants-checked %d\n", len(properties))
+	figure.Print("invariants-checked", len(properties))
 	for i, n := range c.Ills {
-		fmt.Printf("figure: sim-disk-%s %d\n", illNames[i], n)
+		figure.Print("sim-disk-"+illNames[i], n)
 	}
 	for i, n := range c.Lies {
-		fmt.Printf("figure: sim-metadata-%s %d\n", lieNames[i], n)
+		figure.Print("sim-metadata-"+lieNames[i], n)
 	}
-	fmt.Printf("figure: sim-lies-noticed %d\n", c.Noticed)
-	fmt.Printf("figure: sim-lies-unnoticeable %d\n", c.Unnoticed)
+	figure.Print("sim-lies-noticed", c.Noticed)
+	figure.Print("sim-lies-unnoticeable", c.Unnoticed)
 }

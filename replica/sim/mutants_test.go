@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"replicad/internal/figure"
 	"replicad/internal/mutant"
 	"replicad/internal/mutant/plant"
 )
@@ -264,7 +265,8 @@ func report(t *testing.T, planted int, found []caught) {
 	}
 	t.Logf("mutants, seeds it took, and what caught them:\n%s", rows(found, false))
 	t.Logf("chosen after the simulator was frozen, by somebody who did not write it:\n%s", rows(found, true))
-	fmt.Printf("figure: mutants-planted %d\nfigure: mutants-caught %d\n", planted, len(found))
+	figure.Print("mutants-planted", planted)
+	figure.Print("mutants-caught", len(found))
 }
 
 // reportHeldOut counts who caught those that were held out.
@@ -279,9 +281,9 @@ func reportHeldOut(planted int, found []caught) {
 			byTests++
 		}
 	}
-	fmt.Printf("figure: mutants-held-out-planted %d\n", planted)
-	fmt.Printf("figure: mutants-held-out-caught-by-simulator %d\n", bySimulator)
-	fmt.Printf("figure: mutants-held-out-caught-by-tests %d\n", byTests)
+	figure.Print("mutants-held-out-planted", planted)
+	figure.Print("mutants-held-out-caught-by-simulator", bySimulator)
+	figure.Print("mutants-held-out-caught-by-tests", byTests)
 }
 
 // rows are the lines of the report about the mutants that were held out, or

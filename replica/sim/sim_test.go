@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"replicad/internal/figure"
 )
 
 var (
@@ -42,7 +44,7 @@ func TestSim(t *testing.T) {
 	seconds := time.Since(start).Seconds()
 	t.Logf("%s in %.1f s, %.0f seeds/s", summarise(*seedsFlag, &s.total), seconds, float64(*seedsFlag)/seconds)
 	figures(*seedsFlag, &s.total)
-	fmt.Printf("figure: sim-events-per-seed-min %d\n", s.shortest)
+	figure.Print("sim-events-per-seed-min", s.shortest)
 	diskFigures(&s.total)
 	t.Logf("situations reached:\n%v", &s.reached)
 	for _, f := range s.failed {
@@ -109,11 +111,11 @@ func runSeeds(first uint64, seeds, failures int) (s sums) {
 
 // figures prints what a run did for the summary of a build.
 func figures(seeds int, c *Counts) {
-	fmt.Printf("figure: sim-seeds %d\n", seeds)
-	fmt.Printf("figure: sim-events %d\n", c.Steps)
-	fmt.Printf("figure: sim-checks %d\n", c.Checks)
+	figure.Print("sim-seeds", seeds)
+	figure.Print("sim-events", c.Steps)
+	figure.Print("sim-checks", c.Checks)
 	for f, n := range c.Faults {
-		fmt.Printf("figure: sim-fault-%s %d\n", faultNames[f], n)
+		figure.Print("sim-fault-"+faultNames[f], n)
 	}
 }
 
