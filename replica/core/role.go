@@ -229,6 +229,11 @@ func (n *Node) becomePrimary(c *command) {
 		n.claimResync(v)
 		saved := c.await()
 		if v.disk.bm == nil {
+			if n.connected() {
+				// A report that crossed the request may have told it otherwise, and
+				// it must know that it serves: its new generation, its indicator.
+				n.sendState(v)
+			}
 			saved(true)
 			continue
 		}

@@ -24,3 +24,18 @@ func TestSharedGenerationSurvivesADisklessPeer(t *testing.T) {
 		t.Errorf("promoted in generation %016X, which the peer's disk may have too", got)
 	}
 }
+
+// TestDisklessPromotionIsReported: a report that was sent before the promotion
+// was asked for may reach the peer after its consent. The peer then takes us
+// for a Secondary and would serve our writes without a new generation and
+// without its indicator: after a crash nothing would say what may differ.
+// Found by seed 7978.
+func TestDisklessPromotionIsReported(t *testing.T) {
+	r := newRig(t, 'C', 1)
+	r.connect(rigSize, wire.UUIDs{Current: rigGen}, peerState(Secondary, UpToDate))
+	r.promote()
+	r.expect("cs:Connected ro:Primary/Secondary ds:Diskless/UpToDate")
+	if s, ok := r.lastSent(wire.KindState).Body.(*wire.State); !ok || Role(s.Role) != Primary {
+		t.Errorf("the last report says %+v", s)
+	}
+}
