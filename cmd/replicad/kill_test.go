@@ -39,6 +39,8 @@ type writer struct {
 	mu     sync.Mutex
 	err    error
 	failed chan struct{} // closed with the first error
+	begin  sync.Once
+	begun  chan struct{} // closed with the first write that completes
 }
 
 const writerTasks = 8
@@ -57,7 +59,7 @@ func newLedger(t *testing.T, c *nbd.Client, blocks int64) *ledger.Ledger {
 }
 
 func startWriter(c *nbd.Client, led *ledger.Ledger, blocks int64, seed uint64) *writer {
-	w := &writer{c: c, led: led, blocks: blocks, failed: make(chan struct{})}
+	w := &writer{c: c, led: led, blocks: blocks, failed: make(chan struct{}), begun: make(chan struct{})}
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
 	for task := range int64(writerTasks) {
@@ -89,6 +91,7 @@ func (w *writer) write(ctx context.Context, task int64, r *rand.Rand) error {
 			return err
 		}
 		completed()
+		w.begin.Do(func() { close(w.begun) })
 		if n%100 == 0 {
 			covered := w.led.Flush()
 			if err := w.c.Flush(); err != nil {
@@ -109,6 +112,18 @@ func (w *writer) awaitFailure(t *testing.T) {
 		t.Fatal("the client does not notice that its server is gone")
 	}
 	_ = w.stop()
+}
+
+// awaitFirst waits until a write has completed: there is nothing to lose before.
+func (w *writer) awaitFirst(t *testing.T) {
+	t.Helper()
+	select {
+	case <-w.begun:
+	case <-w.failed:
+		t.Fatalf("the first write failed: %v", w.stop())
+	case <-time.After(daemonPatience):
+		t.Fatal("no write completes")
+	}
 }
 
 // stop ends the writer and returns why it had ended before, if it had.
@@ -207,6 +222,7 @@ func (k *killTest) round(round int, victim string) {
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 0))
 	w := startWriter(k.primary.dial(), k.led, ledgerBlocks, seed)
+	w.awaitFirst(k.t)
 	time.Sleep(time.Duration(100+r.IntN(400)) * time.Millisecond)
 	k.t.Logf("round %d, seed %d: killing %s, Primary is %s", round, seed, victim, k.primary.name)
 	switch victim {
