@@ -306,6 +306,9 @@ func (w *World) commandAnswered(n *node, c *core.Command, a *core.Action) {
 	if refusedBy(a.Err) && (c.Kind != core.CmdConnect || !c.Discard) {
 		w.ordered(n, c, false)
 	}
+	if c.Kind == core.CmdConnect && c.Discard && a.Err == core.Success {
+		w.ordered(n, c, true) // it waited behind others, and the nodes may have met meanwhile
+	}
 	if c.Kind == core.CmdSecondary {
 		n.stopping = slices.ContainsFunc(n.commandList(), func(c core.Command) bool { return c.Kind == core.CmdSecondary })
 	}
